@@ -1,0 +1,262 @@
+"""Typed messages between web processes and engines, over Redis streams; the only way the two talk.
+
+Light: redis and the standard library, so that a web process may import it. Guarantees: a request is queued whole or not
+at all, together with its group, and at most once (an id that is known already is not queued twice); an answer's events
+can be read again from any point until an hour after the end; every failure is a ColdframeError. Sync functions have an
+async twin named with a leading `a`, as in Django; `events` is async and its sync twin is `iter_events`.
+Not here: what an engine does with a request (jobs/engine_main.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from jobs.stream_redis import async_client, client, redis_errors
+from jobs.stream_request import GenerateRequest, new_id
+from ml.errors import BusyError, ColdframeError, NotFoundError, UnavailableError
+
+REQUESTS = "cf:requests"
+SERVICES = "cf:services"
+GROUP = "engines"
+LOAD = "cf:load"
+"""Hash: unfinished requests by team."""
+ENGINES = "cf:engines"
+"""Sorted set: engine ids by the time of their last heartbeat."""
+HEARTBEAT_TTL_S = 15
+KEEP_ANSWER_S = 3600
+QUEUE_LIMIT = 1000
+TEAM_QUEUE_LIMIT = 400
+FINAL_EVENTS = ("done", "error")
+Event = tuple[str, dict[str, Any]]
+"""Event id (give it back as `after`) and `{"event": name, ...}`."""
+
+
+def answer_key(request_id: str) -> str:
+    return f"cf:answer:{request_id}"
+
+
+def cancel_key(request_id: str) -> str:
+    return f"cf:cancel:{request_id}"
+
+
+def reply_key(call_id: str) -> str:
+    return f"cf:reply:{call_id}"
+
+
+def engine_key(engine_id: str) -> str:
+    return f"cf:engine:{engine_id}"
+
+
+_SUBMIT = """
+local queued, team_limit, now = redis.call('XLEN', KEYS[1]), tonumber(ARGV[2]), ARGV[3]
+local fresh, teams = {}, {}
+for i = 4, #ARGV, 4 do
+  if redis.call('EXISTS', 'cf:answer:' .. ARGV[i]) == 0 then
+    fresh[#fresh + 1] = i
+    local team = ARGV[i + 1]
+    teams[team] = (teams[team] or tonumber(redis.call('HGET', KEYS[2], team) or '0')) + 1
+    if teams[team] > team_limit then return {'team', teams[team] - 1} end
+  end
+end
+if queued + #fresh > tonumber(ARGV[1]) then return {'all', queued} end
+for _, i in ipairs(fresh) do
+  local answer, ends = 'cf:answer:' .. ARGV[i], tonumber(ARGV[i + 3])
+  redis.call('XADD', answer, '*', 'e', 'queued', 'd', '{"ends_ms":' .. ARGV[i + 3] .. '}')
+  redis.call('PEXPIRE', answer, ends - tonumber(now) + 3600000)
+  redis.call('XADD', KEYS[1], '*', 'id', ARGV[i], 'team', ARGV[i + 1], 'ends_ms', ARGV[i + 3], 'd', ARGV[i + 2])
+  redis.call('HINCRBY', KEYS[2], ARGV[i + 1], 1)
+end
+return {'ok', #fresh}
+"""
+
+
+def _submit_arguments(requests: Sequence[GenerateRequest], limit: int, team_limit: int) -> list[str]:
+    now = int(time.time() * 1000)
+    arguments = [str(limit), str(team_limit), str(now)]
+    for request in requests:
+        ends = now + int(request.deadline_s * 1000)
+        arguments += [request.id, str(request.team_id), request.as_json(), str(ends)]
+    return arguments
+
+
+def _check_queued(reply: Sequence[Any]) -> None:
+    state, count = reply
+    if state == "ok":
+        return
+    whose = "Your team has" if state == "team" else "All engines together have"
+    raise BusyError(f"{whose} {count} unfinished requests, the most there may be.", hint="Try again in some seconds.")
+
+
+def submit(
+    requests: Sequence[GenerateRequest], *, limit: int = QUEUE_LIMIT, team_limit: int = TEAM_QUEUE_LIMIT
+) -> None:
+    """Queues all or none. Raises BusyError (queue full) or UnavailableError (redis down)."""
+    with redis_errors("submit the request"):
+        reply = client().eval(_SUBMIT, 2, REQUESTS, LOAD, *_submit_arguments(requests, limit, team_limit))
+    _check_queued(reply)
+
+
+async def asubmit(
+    requests: Sequence[GenerateRequest], *, limit: int = QUEUE_LIMIT, team_limit: int = TEAM_QUEUE_LIMIT
+) -> None:
+    with redis_errors("submit the request"):
+        arguments = _submit_arguments(requests, limit, team_limit)
+        reply = await async_client().eval(_SUBMIT, 2, REQUESTS, LOAD, *arguments)
+    _check_queued(reply)
+
+
+def parse_event(fields_: Mapping[str, str]) -> dict[str, Any]:
+    return {"event": fields_["e"], **json.loads(fields_["d"])}
+
+
+def _ends_ms(request_id: str, first: Sequence[Any]) -> float:
+    if not first:
+        raise NotFoundError(f"There is no answer {request_id}.", hint="Answers are kept for an hour after their end.")
+    ends: float = json.loads(first[0][1]["d"]).get("ends_ms", math.inf)
+    return ends
+
+
+def _overdue(request_id: str, ends_ms: float) -> UnavailableError | None:
+    """An engine ends an answer at its deadline; five seconds later it is certain that there is none."""
+    if time.time() * 1000 < ends_ms + 5000:
+        return None
+    return UnavailableError(f"Answer {request_id} was not finished in time.", hint="Look whether an engine is running.")
+
+
+def _waiting(n_engines: int) -> dict[str, Any]:
+    return {"event": "waiting", "engines": n_engines}
+
+
+async def events(request_id: str, after: str = "0", *, block_s: float = 5) -> AsyncIterator[Event]:
+    """Events of an answer after event id `after`, up to and with `done` or `error`; re-joinable at any time.
+
+    While nothing happens for `block_s`, yields `(last id, {"event": "waiting", "engines": n})`: n = 0 means that no
+    engine is alive. Raises NotFoundError (unknown or expired), UnavailableError (redis down, deadline passed).
+    """
+    key = answer_key(request_id)
+    with redis_errors("read the answer"):
+        ends_ms = _ends_ms(request_id, await async_client().xrange(key, count=1))
+    while True:
+        with redis_errors("read the answer"):
+            found = await async_client().xread({key: after}, count=500, block=int(block_s * 1000))
+        for after, fields_ in found[0][1] if found else ():
+            event = parse_event(fields_)
+            yield after, event
+            if event["event"] in FINAL_EVENTS:
+                return
+        if not found:
+            if error := _overdue(request_id, ends_ms):
+                raise error
+            yield after, _waiting(len(await aengines()))
+
+
+def iter_events(request_id: str, after: str = "0", *, block_s: float = 5) -> Iterator[Event]:
+    """As `events`, for sync code."""
+    key = answer_key(request_id)
+    with redis_errors("read the answer"):
+        ends_ms = _ends_ms(request_id, client().xrange(key, count=1))
+    while True:
+        with redis_errors("read the answer"):
+            found = client().xread({key: after}, count=500, block=int(block_s * 1000))
+        for after, fields_ in found[0][1] if found else ():
+            event = parse_event(fields_)
+            yield after, event
+            if event["event"] in FINAL_EVENTS:
+                return
+        if not found:
+            if error := _overdue(request_id, ends_ms):
+                raise error
+            yield after, _waiting(len(engines()))
+
+
+def cancel(request_id: str) -> None:
+    """Asks the engine to stop; the answer then ends with `done` and finish_reason `cancelled`."""
+    with redis_errors("cancel the answer"):
+        client().set(cancel_key(request_id), "1", ex=KEEP_ANSWER_S)
+
+
+async def acancel(request_id: str) -> None:
+    with redis_errors("cancel the answer"):
+        await async_client().set(cancel_key(request_id), "1", ex=KEEP_ANSWER_S)
+
+
+def error_from(given: Mapping[str, Any]) -> ColdframeError:
+    """The ColdframeError that `as_dict()` made; of the class that has the code."""
+    classes = {c.code: c for c in ColdframeError.__subclasses__()}
+    code = str(given.get("code") or "error")
+    error = classes.get(code, ColdframeError)(
+        str(given.get("message")), hint=str(given.get("hint") or ""), field=str(given.get("field") or ""), code=code
+    )
+    error.permanent = bool(given.get("permanent", error.permanent))
+    return error
+
+
+def _call(kind: str, payload: Mapping[str, Any], timeout_s: float) -> tuple[str, dict[Any, Any]]:
+    call_id = new_id()
+    ends = int((time.time() + timeout_s) * 1000)
+    return call_id, {"id": call_id, "kind": kind, "d": json.dumps(payload), "ends_ms": str(ends)}
+
+
+def _result(kind: str, reply: Sequence[Any] | None, timeout_s: float) -> dict[str, Any]:
+    if reply is None:
+        raise UnavailableError(
+            f"No engine answered {kind} in {timeout_s:g} s.", hint="Look at the Engine page whether one is running."
+        )
+    result: dict[str, Any] = json.loads(reply[1])
+    if "error" in result:
+        raise error_from(result["error"])
+    return result
+
+
+def call_service(kind: str, payload: Mapping[str, Any], timeout_s: float = 30) -> dict[str, Any]:
+    """Asks any engine: `embed {texts}`, `search {team_id, collection_id, query, k, threshold}`, `count_tokens`."""
+    call_id, fields_ = _call(kind, payload, timeout_s)
+    with redis_errors(f"ask for {kind}"):
+        client().xadd(SERVICES, fields_, maxlen=10_000)
+        deadline, reply = time.monotonic() + timeout_s, None
+        while reply is None and (left := deadline - time.monotonic()) > 0:
+            reply = client().blpop([reply_key(call_id)], timeout=min(5, max(left, 0.05)))
+    return _result(kind, reply, timeout_s)
+
+
+async def acall_service(kind: str, payload: Mapping[str, Any], timeout_s: float = 30) -> dict[str, Any]:
+    call_id, fields_ = _call(kind, payload, timeout_s)
+    with redis_errors(f"ask for {kind}"):
+        await async_client().xadd(SERVICES, fields_, maxlen=10_000)
+        deadline, reply = time.monotonic() + timeout_s, None
+        while reply is None and (left := deadline - time.monotonic()) > 0:
+            reply = await async_client().blpop([reply_key(call_id)], timeout=min(5, max(left, 0.05)))
+    return _result(kind, reply, timeout_s)
+
+
+def _heartbeats(hashes: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    return [{name: json.loads(value) for name, value in fields_.items()} for fields_ in hashes if fields_]
+
+
+def engines() -> list[dict[str, Any]]:
+    """Heartbeats of the live engines: id, base, state, device, pid, slots, rows, step, step_ms, tokens_per_s, queue,
+    resident (see jobs/engine_heartbeat.py)."""
+    with redis_errors("look for engines"):
+        ids = client().zrangebyscore(ENGINES, time.time() - HEARTBEAT_TTL_S, "+inf")
+        pipe = client().pipeline(transaction=False)
+        for engine_id in ids:
+            pipe.hgetall(engine_key(engine_id))
+        return _heartbeats(pipe.execute())
+
+
+async def aengines() -> list[dict[str, Any]]:
+    with redis_errors("look for engines"):
+        ids = await async_client().zrangebyscore(ENGINES, time.time() - HEARTBEAT_TTL_S, "+inf")
+        pipe = async_client().pipeline(transaction=False)
+        for engine_id in ids:
+            pipe.hgetall(engine_key(engine_id))
+        return _heartbeats(await pipe.execute())
+
+
+async def collect(request_id: str) -> list[dict[str, Any]]:
+    """All events of an answer, when it is done."""
+    return [event async for _, event in events(request_id)]

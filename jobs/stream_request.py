@@ -1,0 +1,94 @@
+"""The request for one answer, from the web to an engine. Checked when made; import it from jobs.stream."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+
+from ml.errors import SpecError
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """One answer asked for. Prompts and few-shot blocks are already part of `messages`."""
+
+    id: str = field(default_factory=new_id)
+    """uuid4 hex; names the answer."""
+    team_id: int
+    base: str
+    """Name of a folder in the models folder; the base that the engine must serve."""
+    artifact: str | None = None
+    """sha256 of the adapter's manifest; None is the plain model."""
+    label: str = ""
+    """What people call the target, e.g. `support-triage@3`."""
+    messages: list[dict[str, str]]
+    collection_id: int | None = None
+    """Search this collection first and answer from its chunks."""
+    max_tokens: int = 256
+    temperature: float = 0.0
+    """0 is greedy; up to 2."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is off."""
+    repetition_penalty: float = 1.0
+    """1 is off (Keskar et al. 2019, arXiv 1909.05858); prompt and answer count."""
+    stop: list[str] = field(default_factory=list)
+    seed: int | None = None
+    """Fixes the answer; None lets the request's id fix it."""
+    n_logprobs: int = 0
+    """0 is off; otherwise that many alternatives a token."""
+    group: str | None = None
+    """Requests sent together share it."""
+    deadline_s: float = 600
+    """Seconds from submission after which the answer is given up."""
+    message_id: int | None = None
+    """The chat message that the engine completes, also when nobody reads along."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> GenerateRequest:
+        given = json.loads(text)
+        unknown = sorted(set(given) - {f.name for f in fields(cls)})
+        if unknown:
+            raise SpecError(f"Unknown keys in a request: {', '.join(unknown)}.", field=unknown[0])
+        return cls(**given)
+
+
+_BOUNDS: dict[str, tuple[type, float, float]] = {
+    "max_tokens": (int, 1, 131_072),
+    "temperature": (float, 0, 2),
+    "top_p": (float, 1e-6, 1),
+    "top_k": (int, 0, 1_000_000),
+    "repetition_penalty": (float, 0.1, 10),
+    "n_logprobs": (int, 0, 20),
+    "deadline_s": (float, 1, 86_400),
+}
+
+
+def _check(request: GenerateRequest) -> None:
+    for name, (kind, low, high) in _BOUNDS.items():
+        value = getattr(request, name)
+        good = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        if not good or not math.isfinite(value) or not low <= value <= high:
+            number = "a whole number" if kind is int else "a number"
+            raise SpecError(f"{name} must be {number} from {low:g} to {high:g}, got {value!r}.", field=name)
+    if not request.messages or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in request.messages
+    ):
+        raise SpecError("messages must be a list of {role, content} with text in both.", field="messages")
+    if len(request.stop) > 16 or not all(isinstance(s, str) and 0 < len(s) <= 200 for s in request.stop):
+        raise SpecError("stop must be at most 16 texts of 1 to 200 characters.", field="stop")
+    if request.seed is not None and (isinstance(request.seed, bool) or not isinstance(request.seed, int)):
+        raise SpecError(f"seed must be a whole number, got {request.seed!r}.", field="seed")
