@@ -1,0 +1,93 @@
+"""`python -m ml VERB …`: the table of verbs and what each kind of failure exits with.
+
+A verb is a module `ml.cli_<verb>` with `add_arguments(parser)` and `run(args) -> int`; it is imported only when named.
+`args.emit` is the event emitter (`ml.events`): standard output carries JSON lines only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from ml.errors import (
+    ArtifactError,
+    ColdframeError,
+    ContextTooLongError,
+    DataError,
+    DivergedError,
+    ModelError,
+    OutOfMemoryError,
+    SpecError,
+    UnavailableError,
+)
+from ml.events import claim_stdout
+
+VERBS = {
+    "train": "train an adapter from a spec",
+    "evaluate": "measure a base model or an adapter on a data set",
+    "inspect": "check an adapter folder and say what it is",
+    "starter": "fetch the starter models",
+    "ingest": "read, cut and embed documents",
+    "validate": "check an upload and make a data set version",
+}
+EXIT_CODES: tuple[tuple[type[ColdframeError], int], ...] = (
+    (SpecError, 64),
+    (ContextTooLongError, 64),
+    (DataError, 65),
+    (ArtifactError, 65),
+    (ModelError, 69),
+    (UnavailableError, 69),
+    (OutOfMemoryError, 71),
+    (DivergedError, 72),
+)
+UNEXPECTED = 70
+
+logger = logging.getLogger("ml")
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad arguments exit 64, as the supervisor expects."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(64, f"{self.prog}: {message}\n")
+
+
+def exit_code(error: ColdframeError) -> int:
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), UNEXPECTED)
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] not in VERBS:
+        table = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+        asked = bool(words) and words[0] in ("-h", "--help")
+        print(f"usage: python -m ml VERB …\n\n{table}", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 64
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    module = importlib.import_module(f"ml.cli_{words[0]}")
+    parser = Parser(prog=f"python -m ml {words[0]}", description=module.__doc__)
+    module.add_arguments(parser)
+    args = parser.parse_args(words[1:])
+    args.emit = claim_stdout()
+    try:
+        return int(module.run(args))
+    except ColdframeError as error:
+        logger.error("%s %s", error.message, error.hint)
+        args.emit("failed", error=error.as_dict())
+        return exit_code(error)
+    except Exception as error:
+        logger.exception("%s failed", words[0])
+        failure = ColdframeError(f"{type(error).__name__}: {error}", hint="The log has the details.", code="unexpected")
+        args.emit("failed", error={**failure.as_dict(), "permanent": False})
+        return UNEXPECTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What a child process tells its supervisor: one JSON object a line on standard output.
+
+Guarantees: every line is one valid JSON object (numbers that are not finite become null), flushed at once; nothing
+else reaches that stream, since `claim_stdout` moves the file descriptor away from libraries that print. Logs for people
+go to standard error. This module does not know what the events mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from functools import cache
+from typing import Any, TextIO
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+class Emitter:
+    """Writes events to a text stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, **_finite(values)}, ensure_ascii=False, allow_nan=False)
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+@cache
+def claim_stdout() -> Emitter:
+    """The Emitter that owns the process's standard output; from now on `print` and C code write to standard error."""
+    sys.stdout.flush()
+    owned = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+    os.dup2(2, 1)
+    return Emitter(owned)
