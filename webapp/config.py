@@ -1,0 +1,64 @@
+"""Every setting an operator may give, by environment variable or `.env`; unknown or impossible values fail loudly.
+
+The embedded parts (redis, vector store, SQLite, local folder) are used wherever a URL is left empty.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+class Config(BaseSettings):
+    """One field a variable; the field's name in upper case is the variable's."""
+
+    model_config = SettingsConfigDict(env_file=BASE_DIR / ".env", extra="ignore")
+
+    coldframe_var: Path = BASE_DIR / "var"
+    """Folder of everything that is not code: database, models, artifacts, logs."""
+    secret_key: str = ""
+    """Django's signing key; made once into <var>/secret_key when empty."""
+    debug: bool = False
+    port: int = Field(default=8000, ge=1, le=65535)
+    host: str = "127.0.0.1"
+    """Address the web server binds."""
+    allowed_hosts: str = "localhost,127.0.0.1,[::1]"
+    """Comma-separated host names under which the app may be asked for."""
+    https: bool = False
+    """True behind TLS: secure cookies, HSTS, redirects."""
+    database_url: str = ""
+    redis_url: str = ""
+    chroma_url: str = ""
+    storage_url: str = ""
+    base_model: str = "smollm2-135m-instruct"
+    """Folder in <var>/models that the engine serves as `base`."""
+    embedding_model: str = "minilm-l6"
+    engine_slots: int = Field(default=32, ge=1, le=1024)
+    engine_length: int = Field(default=2048, ge=64, le=1_048_576)
+    """Tokens a row may hold: prefix, prompt and answer together."""
+    engine_threads: int = Field(default=0, ge=0)
+    """Torch threads of the engine; 0 means all cores."""
+    max_upload_mb: int = Field(default=200, ge=1)
+    demo: bool = True
+    """Seed the demo team and show its login on the sign-in page when the app is bound to this machine only."""
+
+
+def secret_key_of(config: Config) -> str:
+    """The configured key, else the one kept in <var>/secret_key (made on first use, readable by the owner only)."""
+    if config.secret_key:
+        return config.secret_key
+    path = config.coldframe_var / "secret_key"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(48))
+    return path.read_text().strip()

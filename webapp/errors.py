@@ -1,0 +1,28 @@
+"""Errors as responses: a page for people, a fragment for htmx, OpenAI's JSON shape for API clients."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+
+from ml.errors import BusyError, ColdframeError
+
+
+def openai_error(error: ColdframeError) -> dict[str, dict[str, object]]:
+    """The error object that OpenAI's clients expect."""
+    kind = "invalid_request_error" if error.status < 500 and error.status != 429 else "server_error"
+    message = f"{error.message} {error.hint}".strip()
+    return {"error": {"message": message, "type": kind, "param": error.field or None, "code": error.code}}
+
+
+def error_response(request: HttpRequest, error: ColdframeError, *, is_api: bool = False) -> HttpResponse:
+    """The error in the shape that the asker can read. Nothing of other teams is ever in it."""
+    if is_api or request.headers.get("Accept", "").startswith("application/json"):
+        response: HttpResponse = JsonResponse(openai_error(error), status=error.status)
+    else:
+        partial = bool(getattr(request, "htmx", False))
+        template = "_parts/problem.html" if partial else "error.html"
+        response = render(request, template, {"error": error}, status=error.status)
+    if isinstance(error, BusyError):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response

@@ -1,0 +1,93 @@
+"""Default-closed routes, the content security policy, and errors as pages, fragments or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+
+from ml.errors import ColdframeError
+from webapp.errors import error_response
+from webapp.policy import Policy, principal_of
+
+CSP = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+
+
+class ContentSecurityPolicyMiddleware:
+    """No inline script or style, nothing from elsewhere, on every response."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", CSP)
+        return response
+
+
+class DefaultClosedMiddleware:
+    """Refuses every view without a declared policy; sets principal, team and membership for the rest."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
+        declared: Policy | None = getattr(view, "policy", None)
+        if declared is None:
+            raise ImproperlyConfigured(f"{view} declares no policy; decorate it with @policy(…).")
+        request.principal = request.team = request.membership = None
+        if declared.level == "public":
+            return None
+        principal = principal_of(request, takes_token=declared.takes_token)
+        if principal is None:
+            return self._refuse_stranger(request, declared)
+        request.principal, request.team, request.membership = principal, principal.team, principal.membership
+        if principal.token is not None:
+            request.user = principal.user
+        if declared.level != "signed_in" and not principal.may(declared.level):
+            error = ColdframeError(
+                f"Your role in {principal.team} is {principal.role}; this needs {declared.level}.",
+                hint="Ask an admin of the team for more rights.", code="forbidden", status=403,
+            )  # fmt: skip
+            return error_response(request, error, is_api=declared.is_api)
+        return None
+
+    def _refuse_stranger(self, request: HttpRequest, declared: Policy) -> HttpResponse:
+        if declared.is_api:
+            error = ColdframeError(
+                "This needs a valid API token.", hint="Send it as `Authorization: Bearer …`.",
+                code="invalid_api_key", status=401,
+            )  # fmt: skip
+            return error_response(request, error, is_api=True)
+        if not request.user.is_authenticated:
+            return redirect_to_login(request.get_full_path())
+        error = ColdframeError(
+            "Your account is in no active team.", hint="Ask an admin to add you.", code="forbidden", status=403
+        )
+        return error_response(request, error)
+
+
+class FriendlyErrorsMiddleware:
+    """A ColdframeError raised anywhere in a view becomes a page, a fragment or JSON that says what to do."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, ColdframeError):
+            return None
+        match = request.resolver_match
+        declared: Policy | None = getattr(match.func, "policy", None) if match else None
+        return error_response(request, exception, is_api=bool(declared and declared.is_api))

@@ -1,0 +1,22 @@
+"""Pages of runs."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import path
+
+from webapp.policy import policy
+
+
+@policy("viewer")
+def index(request: HttpRequest) -> HttpResponse:
+    return render(request, "runs/index.html")
+
+
+@policy("viewer")
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    return render(request, "runs/index.html")
+
+
+urlpatterns = [path("", index, name="index"), path("<int:pk>/", detail, name="detail")]
