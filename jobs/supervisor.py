@@ -81,6 +81,13 @@ def leash(parent: int) -> Callable[[], None]:
     return set_death_signal
 
 
+async def _exited(process: asyncio.subprocess.Process) -> int:
+    """The exit code, as soon as the process itself is gone; `wait()` also waits for children that hold its pipes."""
+    while process.returncode is None:
+        await asyncio.sleep(0.05)
+    return process.returncode
+
+
 class Supervisor:
     """`await run()` until `stop()` is called or an essential task fails; returns the exit code."""
 
@@ -146,16 +153,19 @@ class Supervisor:
     async def _run_once(self, part: Part) -> int:
         process = await self._spawn(part)
         watcher = asyncio.create_task(self._watch_ready(part))
+        pump = asyncio.create_task(self._pump(part, process))
         try:
-            await self._pump(part, process)
-            return await process.wait()
-        finally:
-            watcher.cancel()
+            code = await _exited(process)
             if not self.stopping.is_set():
                 # A part's own children must not work on beside its next start.
                 await asyncio.to_thread(end, {process.pid}, grace_s=self.grace_s)
+                await asyncio.wait([pump], timeout=1)
                 self.running.pop(part.name, None)
                 self._tell_guardian(f"-{process.pid}")
+            return code
+        finally:
+            watcher.cancel()
+            pump.cancel()
 
     async def _spawn(self, part: Part) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -212,21 +222,16 @@ class Supervisor:
             for process in processes:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
-            pumps = [asyncio.create_task(self._drain(part, process)) for part, process in running.items()]
-            if pumps:
-                await asyncio.wait(pumps, timeout=self.grace_s)
-            for pump in pumps:
-                pump.cancel()
+            pumps = [asyncio.create_task(self._pump(part, process)) for part, process in running.items()]
+            waits = [asyncio.create_task(_exited(process)) for process in processes]
+            if waits:
+                await asyncio.wait(waits, timeout=self.grace_s)
             left = {process.pid for process in processes} | {member.pid for member in family if member.is_running()}
             await asyncio.to_thread(end, left, grace_s=1.0)
+            if waits:
+                # Only now have all who held the pipes let go of them; transports left open would outlive the loop.
+                await asyncio.wait([*waits, *pumps], timeout=2)
         await self._end_guardian()
-
-    async def _drain(self, part: Part, process: asyncio.subprocess.Process) -> None:
-        """Reads on while the process ends: a full pipe would keep it from ending."""
-        reader = asyncio.create_task(self._pump(part, process))
-        await process.wait()
-        await asyncio.wait([reader], timeout=0.5)
-        reader.cancel()
 
     async def _start_guardian(self) -> None:
         self._guardian = await asyncio.create_subprocess_exec(
