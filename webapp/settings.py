@@ -11,7 +11,7 @@ VAR_DIR = config.coldframe_var.resolve()
 MODELS_DIR = VAR_DIR / "models"
 STORAGE_DIR = VAR_DIR / "storage"
 RUNS_DIR = VAR_DIR / "runs"
-for folder in (VAR_DIR, MODELS_DIR, STORAGE_DIR, RUNS_DIR):
+for folder in (VAR_DIR, MODELS_DIR, STORAGE_DIR, RUNS_DIR, VAR_DIR / "static"):
     folder.mkdir(parents=True, exist_ok=True)
 
 SECRET_KEY = secret_key_of(config)
@@ -116,7 +116,7 @@ EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
 
 LANGUAGE_CODE, TIME_ZONE, USE_TZ, USE_I18N = "en-gb", "UTC", True, False
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = VAR_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 STORAGES = {

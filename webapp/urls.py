@@ -23,6 +23,7 @@ urlpatterns = [
     path("", home.index, name="home"),
     path("running", home.running, name="running"),
     path("bed", home.bed, name="bed"),
+    path("load", home.load, name="load"),
     path("search", home.search, name="search"),
     path("home/steps/hide", home.hide_steps, name="hide_steps"),
     path("healthz", health.healthz, name="healthz"),

@@ -9,11 +9,12 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.test import Client
 
+from tests.webapp.fixtures_theirs import one_of_everything
 from webapp.models import Membership, Role, Team
 
 
 def _person(name: str, team: Team, role: str, *, is_suspended: bool = False) -> Any:
-    user = get_user_model().objects.create_user(name, password="a-long-password-1")
+    user = get_user_model().objects.create_user(name)
     Membership.objects.create(team=team, user=user, role=role, is_suspended=is_suspended)
     return user
 
@@ -64,3 +65,15 @@ def client_of() -> Callable[[Any], Client]:
         return client
 
     return sign_in
+
+
+@pytest.fixture
+def theirs(team: Team, admin: Any) -> None:
+    """One object of every kind in `team`, with the ids of tests.webapp.fixtures_theirs."""
+    one_of_everything(team, admin)
+
+
+@pytest.fixture
+def redis_url_unreachable(settings: Any) -> None:
+    """No Redis: what needs it must say so (503) instead of breaking."""
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"

@@ -103,7 +103,9 @@ def bar(done: Any, total: Any = 100, kind: str = "grown") -> SafeString:
     except (TypeError, ValueError, ZeroDivisionError):
         share = 0.0
     return format_html(
-        '<svg class="cf-bar cf-bar-thin" aria-hidden="true"><rect class="f-{}" width="{}%"/></svg>', kind, f"{share:.1f}"
+        '<svg class="cf-bar cf-bar-thin" aria-hidden="true"><rect class="f-{}" width="{}%"/></svg>',
+        kind,
+        f"{share:.1f}",
     )
 
 

@@ -43,6 +43,13 @@ def bed(request: HttpRequest) -> HttpResponse:
 
 @policy("viewer")
 @require_GET
+def load(request: HttpRequest) -> HttpResponse:
+    """Engines and machine on Home; refreshed by htmx."""
+    return render(request, "home/_load.html", selectors.load())
+
+
+@policy("viewer")
+@require_GET
 def search(request: HttpRequest) -> HttpResponse:
     query = request.GET.get("q", "").strip()[:200]
     groups = selectors.search(team=request.team, user=request.user, query=query) if query else []

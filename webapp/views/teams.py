@@ -17,10 +17,11 @@ from webapp.services import teams as services
 
 def _page(request: HttpRequest, **extra: object) -> HttpResponse:
     team = request.team
+    trail = AuditEvent.objects.for_team(team).select_related("created_by")
     context = {
         "members": Membership.objects.filter(team=team).select_related("user").order_by("user__username"),
         "tokens": ApiToken.objects.for_team(team).filter(revoked_at__isnull=True).select_related("created_by"),
-        "listing": listing(request, AuditEvent.objects.for_team(team).select_related("created_by"), page_size=15),
+        "listing": listing(request, trail, search=("action", "subject", "created_by__username"), page_size=15),
         "roles": Role.choices,
         "is_admin": request.principal.may("admin"),
         **extra,
@@ -72,7 +73,9 @@ def member_change(request: HttpRequest, pk: int) -> HttpResponse:
         raise
     except ColdframeError as error:
         return _page(request, error=error)
-    messages.success(request, f"{membership.user} is {'suspended' if membership.is_suspended else membership.role} now.")
+    messages.success(
+        request, f"{membership.user} is {'suspended' if membership.is_suspended else membership.role} now."
+    )
     return redirect("teams:index")
 
 
