@@ -1,7 +1,7 @@
 """What all tests share: which of them run, and services to run against.
 
-`slow` tests run with --run-slow only. `e2e` tests need a Chromium; where there is none they are left out, and the closing
-summary says so in plain words, since a left-out test must never look like a passed one.
+`slow` tests run with --run-slow only. `e2e` tests need a Chromium; where there is none they are left out, and the
+closing summary says so in plain words, since a left-out test must never look like a passed one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def redis_address() -> Iterator[str]:
         server = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, text=True)
         try:
             assert server.stdin is not None
-            server.stdin.write(embedded.redis_config(port=port, password="test"))  # noqa: S106
+            server.stdin.write(embedded.redis_config(port=port, password="test"))
             server.stdin.close()
             _wait_for_redis(redis_answers(port, "test"), server)
             yield f"redis://:test@127.0.0.1:{port}/0"
