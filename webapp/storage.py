@@ -1,8 +1,8 @@
 """Files that outlive a request, by key: `datasets/<sha>`, `artifacts/<sha>`, `uploads/<uuid>`, `documents/<sha>`.
 
 In a local folder (settings.STORAGE_DIR), or with STORAGE_URL=s3://bucket/prefix in an object store with that folder as
-a cache. Guarantees: a folder appears whole or not at all, locally (staged on the same file system, fsynced, renamed) and
-remotely (an index naming every file is written last, and read first); a key never leads outside the folder. Content is
+a cache. Guarantees: a folder appears whole or not at all, locally (staged beside it, fsynced, renamed) and remotely (an
+index naming every file is written last, and read first); a key never leads outside the folder. Content is
 immutable: putting a key that exists keeps what is there.
 Does not limit sizes or look at content; callers do.
 """

@@ -10,12 +10,33 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from django.core.exceptions import ImproperlyConfigured
-from django.core.files.storage import InMemoryStorage
+from django.core.files.base import ContentFile
+from django.core.files.storage import Storage
 
 from ml.errors import DataError, NotFoundError, UnavailableError
 from webapp import storage
 
 KEY = "artifacts/0123abcd"
+
+
+class ObjectStore(Storage):
+    """As object stores are: a flat map of names, without folders."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def _save(self, name: str, content: Any) -> str:
+        self.objects[name] = content.read()
+        return name
+
+    def _open(self, name: str, mode: str = "rb") -> ContentFile:
+        return ContentFile(self.objects[name])
+
+    def exists(self, name: str) -> bool:
+        return name in self.objects
+
+    def delete(self, name: str) -> None:
+        self.objects.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +46,8 @@ def folder(settings: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def remote(settings: Any, monkeypatch: pytest.MonkeyPatch) -> InMemoryStorage:
-    store = InMemoryStorage()
+def remote(settings: Any, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    store = ObjectStore()
     settings.STORAGE_URL = "s3://bucket/prefix"
     monkeypatch.setattr(storage, "remote_of", lambda url: store)
     return store
@@ -72,7 +93,7 @@ def test_a_stored_file_comes_back() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["../secret", "/etc/passwd", "a/../b", "a//b", "", "a\0b", ".hidden", "a/.hidden", "a\\b", "a/b\n", "x" * 300],
+    ["../x", "/etc/passwd", "a/../b", "a//b", "", "a\0b", ".hidden", "a/.hidden", "a\\b", "a/b\n", "x" * 201],
 )
 def test_a_key_that_is_no_plain_relative_path_is_refused(key: str) -> None:
     for use in (storage.path_of, storage.exists, storage.delete):
@@ -119,7 +140,7 @@ def test_old_leftovers_of_a_crash_are_removed_and_young_ones_kept(folder: Path) 
 
 
 def test_a_folder_stored_remotely_is_fetched_on_another_machine(
-    adapter: Path, folder: Path, remote: InMemoryStorage
+    adapter: Path, folder: Path, remote: ObjectStore
 ) -> None:
     storage.put_folder(adapter, KEY)
     on_another_machine(folder)
@@ -127,14 +148,14 @@ def test_a_folder_stored_remotely_is_fetched_on_another_machine(
     assert (storage.path_of(KEY) / "nested" / "weights.safetensors").read_bytes() == b"\0\1"
 
 
-def test_a_file_stored_remotely_is_fetched_on_another_machine(folder: Path, remote: InMemoryStorage) -> None:
+def test_a_file_stored_remotely_is_fetched_on_another_machine(folder: Path, remote: ObjectStore) -> None:
     storage.put_file(io.BytesIO(b"text"), "documents/ab")
     on_another_machine(folder)
     assert storage.path_of("documents/ab").read_bytes() == b"text"
 
 
 def test_a_folder_whose_upload_was_cut_off_does_not_exist_elsewhere(
-    adapter: Path, folder: Path, remote: InMemoryStorage
+    adapter: Path, folder: Path, remote: ObjectStore
 ) -> None:
     storage.put_folder(adapter, KEY)
     remote.delete(f"{KEY}/{storage.INDEX}")
@@ -144,15 +165,15 @@ def test_a_folder_whose_upload_was_cut_off_does_not_exist_elsewhere(
         storage.path_of(KEY)
 
 
-def test_deleting_reaches_the_remote_files(adapter: Path, folder: Path, remote: InMemoryStorage) -> None:
+def test_deleting_reaches_the_remote_files(adapter: Path, folder: Path, remote: ObjectStore) -> None:
     storage.put_folder(adapter, KEY)
     storage.delete(KEY)
     assert not storage.exists(KEY)
-    assert not remote.exists(f"{KEY}/manifest.json")
+    assert remote.objects == {}
 
 
 def test_an_object_store_that_does_not_answer_is_said_plainly(
-    remote: InMemoryStorage, monkeypatch: pytest.MonkeyPatch
+    remote: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(*_: Any) -> bool:
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
