@@ -1,0 +1,1 @@
+"""Reading, cutting and embedding documents, and ranking their chunks. No database, no vector store, no network."""
