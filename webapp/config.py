@@ -44,6 +44,8 @@ class Config(BaseSettings):
     """Tokens a row may hold: prefix, prompt and answer together."""
     engine_threads: int = Field(default=0, ge=0)
     """Torch threads of the engine; 0 means all cores."""
+    run_lease_s: float = Field(default=60, ge=1)
+    """A run whose worker has not been heard of for so long goes to another; beats are six times as frequent."""
     max_upload_mb: int = Field(default=200, ge=1)
     demo: bool = True
     """Seed the demo team and show its login on the sign-in page when the app is bound to this machine only."""
