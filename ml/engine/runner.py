@@ -1,0 +1,88 @@
+"""One forward of the frozen model over neighbouring slots.
+
+Legend: R rows, Q new tokens of the longest row (the others are padded on the right; padding is never read), V
+vocabulary. Holds the slot cache and the LoRA sites. At start it compares its own logits with the model's plain forward
+and refuses an architecture for which they differ, so that an unknown family cannot answer wrongly in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ml.backbone import Backbone
+from ml.engine.cache import SlotCache
+from ml.engine.lora import LoraBank
+from ml.engine.slots import Copy
+from ml.errors import ModelError
+
+
+class Runner:
+    def __init__(self, backbone: Backbone, *, n_slots: int, length: int) -> None:
+        self.model = backbone.model
+        self._name = backbone.name
+        config = self.model.config
+        longest = getattr(config, "max_position_embeddings", None) or length
+        self.length = min(length, longest)
+        self.cache = SlotCache(
+            config, n_slots=n_slots, length=self.length, dtype=self.model.dtype, device=self.model.device
+        )
+        self.lora = LoraBank(self.model, n_slots)
+        self._head = self.model.get_output_embeddings()
+        self._check_logits()
+
+    @torch.inference_mode()
+    def forward(
+        self, first: int, ids: Sequence[Sequence[int]], positions: Sequence[int], *, wants_logits: bool = True
+    ) -> Tensor | None:
+        """Reads ids[r] into slot first + r from column positions[r] on; returns logits [R, V] after each row's last."""
+        n_new = [len(row) for row in ids]
+        longest = max(n_new)
+        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], dtype=torch.long)
+        position_ids, mask = self.cache.begin(first, positions, n_new)
+        self.lora.use(first, len(ids))
+        hidden = self.model.base_model(
+            input_ids=padded.to(self.model.device),
+            position_ids=position_ids,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state  # [R, Q, D]
+        if not wants_logits:
+            return None
+        if longest > 1:
+            last = torch.tensor(n_new, device=hidden.device) - 1
+            hidden = hidden[torch.arange(len(ids), device=hidden.device), last][:, None]  # [R, 1, D]
+        logits: Tensor = self._head(hidden)[:, 0].float()
+        return logits
+
+    def write_prefix(self, slot: int, prefix: Tensor) -> None:
+        self.cache.write_prefix(slot, prefix)
+
+    def move(self, copy: Copy, n_columns: int) -> None:
+        self.cache.copy(copy, n_columns)
+        self.lora.copy(copy)
+
+    def clear(self, slot: int) -> None:
+        """After a row that may have left values behind that are not finite: 0 x NaN would reach the slot's next row."""
+        self.cache.fill(slot, 0.0)
+
+    @torch.inference_mode()
+    def _check_logits(self) -> None:
+        ids = list(range(1, 8))
+        expected = self.model(input_ids=torch.tensor([ids], device=self.model.device), use_cache=False).logits[0, -1]
+        self.forward(0, [ids[:4]], [0], wants_logits=False)
+        got = self.forward(0, [ids[4:]], [4])
+        self.cache.fill(0, 0.0)
+        scale = float(expected.float().abs().max()) + 1
+        error = float("inf") if got is None else float((got[0] - expected.float()).abs().max()) / scale
+        allowed = 1e-3 if self.model.dtype == torch.float32 else 5e-2
+        if not error <= allowed:
+            raise ModelError(
+                f"The engine cannot serve {self._name}: its logits differ from the model's own by {error:.2g} "
+                f"({self.model.config.model_type}).",
+                hint="This architecture needs its own support in ml/engine; use a Llama or Qwen2 kind of model.",
+                field="base",
+            )

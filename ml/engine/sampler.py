@@ -1,0 +1,104 @@
+"""The next token of each row. Greedy rows in one operation, the others row by row with a random number of their own.
+
+The random number is a function of the row's seed and the token's position alone: an answer does not depend on which
+other rows share the batch, and another engine continues it with the same choices. Order as in transformers: repetition
+penalty (Keskar et al. 2019, arXiv 1909.05858, section 4.1; prompt and answer), temperature, top-k, top-p (Holtzman et
+al. 2019, arXiv 1904.09751). Log-probabilities are the model's own, before any of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ml.engine.types import Row, Sampling
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A row's next token, or none when its logits were not finite."""
+
+    id: int | None
+    logprobs: list[tuple[int, float]] | None = None
+    """[0] the chosen token, then the likeliest, when asked for."""
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) from seed and position."""
+    digest = blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53
+
+
+def _is_greedy(sampling: Sampling) -> bool:
+    return sampling.temperature == 0 and sampling.repetition_penalty == 1
+
+
+def penalize(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
+    """logits [V] with the tokens in `seen` made less likely (penalty > 1)."""
+    ids = torch.tensor(sorted(set(seen)), dtype=torch.long, device=logits.device)
+    scores = logits[ids]
+    return logits.index_copy(0, ids, torch.where(scores > 0, scores / penalty, scores * penalty))
+
+
+def draw(logits: Tensor, sampling: Sampling, random: float) -> int:
+    """A token of logits [V] by temperature, top-k and top-p, where the cumulative probability passes `random`."""
+    keep = min(sampling.top_k, logits.shape[0]) if sampling.top_k else logits.shape[0]
+    scores, ids = torch.topk(logits.double() / sampling.temperature, keep)  # sorted
+    cumulative = torch.softmax(scores, -1).cumsum(-1)
+    n = int(torch.searchsorted(cumulative, torch.tensor(sampling.top_p, dtype=torch.float64, device=logits.device)))
+    n = min(n + 1, keep)
+    threshold = cumulative[n - 1] * random
+    at = int(torch.searchsorted(cumulative[:n], threshold, right=True))
+    return int(ids[min(at, n - 1)])
+
+
+def _choose(row: Row, logits: Tensor, greedy: int) -> int:
+    sampling = row.request.sampling
+    if _is_greedy(sampling):
+        return greedy
+    if sampling.repetition_penalty != 1:
+        logits = penalize(logits, [*row.request.prompt_ids, *row.answer], sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    return draw(logits, sampling, uniform(sampling.seed, len(row.answer)))
+
+
+def _logprobs(logits: Tensor, chosen: int, n: int) -> list[tuple[int, float]]:
+    logprobs = torch.log_softmax(logits.float(), -1)
+    top = torch.topk(logprobs, n)
+    likeliest: list[tuple[int, float]] = [
+        (int(i), float(p)) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+    return [(chosen, float(logprobs[chosen])), *likeliest]
+
+
+def sample(rows: Sequence[Row], logits: Tensor) -> list[Choice]:
+    """A choice per row of logits [R, V]."""
+    best = logits.max(-1)
+    is_finite: list[bool] = torch.isfinite(best.values).tolist()
+    greedy: list[int] = best.indices.tolist()
+    choices: list[Choice] = []
+    for r, row in enumerate(rows):
+        if not is_finite[r]:
+            choices.append(Choice(None))
+            continue
+        chosen = _choose(row, logits[r], greedy[r])
+        n = row.request.sampling.n_logprobs
+        choices.append(Choice(chosen, _logprobs(logits[r], chosen, n) if n else None))
+    return choices
+
+
+def describe(tokenizer: Any, logprobs: list[tuple[int, float]]) -> dict[str, Any]:
+    """Log-probabilities as they travel: the chosen token and the likeliest ones, with their text and bytes."""
+
+    def one(token_id: int, logprob: float) -> dict[str, Any]:
+        text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    first, *others = [one(token_id, logprob) for token_id, logprob in logprobs]
+    return {**first, "top_logprobs": others}

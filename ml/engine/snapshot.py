@@ -1,0 +1,84 @@
+"""What the engine is doing, for pages and heartbeats: taken after each step, read from any thread."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml.engine.engine import Engine
+
+_WINDOW_S = 5.0
+
+
+class Meter:
+    """Speed over the last seconds."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, int, float]] = deque(maxlen=2000)
+
+    def add(self, *, n_tokens: int, n_decoded: int, seconds: float) -> None:
+        self._steps.append((time.monotonic(), n_tokens, seconds if n_decoded else 0.0))
+
+    def _recent(self) -> list[tuple[float, int, float]]:
+        since = time.monotonic() - _WINDOW_S
+        return [step for step in self._steps if step[0] >= since]
+
+    @property
+    def tokens_per_s(self) -> float:
+        recent = self._recent()
+        if not recent:
+            return 0.0
+        seconds = max(time.monotonic() - recent[0][0] + recent[0][2], 1e-3)
+        return round(sum(n for _, n, _ in recent) / seconds, 1)
+
+    @property
+    def step_ms(self) -> float:
+        """Median duration of the recent steps that decoded."""
+        times = sorted(seconds for _, _, seconds in self._recent() if seconds)
+        return round(times[len(times) // 2] * 1000, 1) if times else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    slots: int
+    length: int
+    step: int
+    queue: int
+    """Rows that wait for a slot or for their adapter."""
+    rows: list[dict[str, Any]]
+    """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens."""
+    resident: list[dict[str, Any]]
+    """Adapters in memory: artifact, form, bytes, label."""
+
+
+def take_snapshot(engine: Engine) -> Snapshot:
+    scheduler = engine.scheduler
+    rows = [
+        {
+            "id": row.request.id,
+            "label": row.request.label,
+            "team_id": row.request.team_id,
+            "form": row.form,
+            "position": row.position,
+            "prefix_tokens": row.prefix_tokens,
+            "capacity": row.capacity,
+            "state": row.state,
+            "slot": row.slot,
+            "n_tokens": len(row.answer),
+        }
+        for row in scheduler.live
+    ]
+    return Snapshot(
+        slots=scheduler.table.n_slots,
+        length=scheduler.length,
+        step=engine.n_steps,
+        queue=len(scheduler.queue) + len(scheduler.staged),
+        rows=rows,
+        resident=[
+            {"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes + engine.prefixes.bytes_of(a)}
+            for a in engine.adapters.resident()
+        ],
+    )

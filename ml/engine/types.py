@@ -1,0 +1,137 @@
+"""What goes into the engine, what comes out, and one row's state. Shared by all parts; imports no torch."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ml.errors import ColdframeError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+RowState = Literal["queued", "loading", "prefill", "decode"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen and when the answer ends."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is off."""
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    """Together with the token's position it fixes every random choice."""
+    n_logprobs: int = 0
+    """0: no log-probabilities; n: the chosen token's and the n likeliest's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One answer asked for, already as token ids."""
+
+    id: str
+    team_id: int
+    prompt_ids: tuple[int, ...]
+    artifact: str | None = None
+    """sha256 of the adapter's manifest; None is the plain model."""
+    label: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    emitted: tuple[int, ...] = ()
+    """Answer tokens that another engine has already sent; this one goes on after them."""
+    deadline: float = math.inf
+    """time.monotonic() after which the answer is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The row has a slot; its prompt is about to be read."""
+
+    id: str
+    prompt_tokens: int
+    prefix_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One more token. `text` may be empty: half a character, or perhaps the beginning of a stop string."""
+
+    id: str
+    ids: tuple[int, ...]
+    text: str
+    step: int
+    rows: int
+    """Live rows of the batch in that step."""
+    n: int
+    """Tokens of the answer so far, this one included."""
+    logprobs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The end of an answer. `text` is the whole answer; `tail` is what no Token event has carried yet."""
+
+    id: str
+    finish_reason: FinishReason
+    text: str
+    tail: str
+    prompt_tokens: int
+    completion_tokens: int
+    first_step: int
+    last_step: int
+    first_token_ms: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    id: str
+    error: ColdframeError
+
+
+Event = Started | Token | Done | Failed
+
+
+@dataclass(eq=False, kw_only=True)
+class Row:
+    """A request on its way: queued, loading its adapter, in a slot. Owned by the model's thread once queued."""
+
+    request: Request
+    stream: Any = None
+    """TextStream of the answer."""
+    state: RowState = "queued"
+    adapter: Any = None
+    """What request.artifact names, once loaded; None for the plain model."""
+    loading: Any = None
+    """Future of the adapter."""
+    prefix_tokens: int = 0
+    slot: int = -1
+    position: int = 0
+    """Tokens in the cache, the prefix included; also where the next one goes."""
+    unread: list[int] = field(default_factory=list)
+    """Ids not yet in the cache: the prompt's rest, or the one token sampled last."""
+    answer: list[int] = field(default_factory=list)
+    submitted: float = field(default_factory=time.monotonic)
+    first_token: float = 0.0
+    first_step: int = 0
+    last_step: int = 0
+
+    def __post_init__(self) -> None:
+        self.answer = list(self.request.emitted)
+        self.unread = [*self.request.prompt_ids, *self.request.emitted]
+
+    @property
+    def capacity(self) -> int:
+        """Positions that it may need: prefix, prompt and the longest answer."""
+        return self.prefix_tokens + len(self.request.prompt_ids) + self.request.sampling.max_tokens
+
+    @property
+    def form(self) -> str:
+        if self.adapter is not None:
+            return str(self.adapter.form)
+        return "plain" if self.request.artifact is None else "unknown"
