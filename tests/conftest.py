@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+NOWHERE = "redis://127.0.0.1:1/0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -34,6 +35,18 @@ def browser_path() -> str | None:
     if named:
         return named if Path(named).is_file() else None
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests touch neither the data nor the services of a `make up` that runs beside them, only its starter models."""
+    from django.conf import settings
+
+    var = Path(tempfile.mkdtemp(prefix="cf-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(var, ignore_errors=True))
+    settings.VAR_DIR, settings.STORAGE_DIR, settings.RUNS_DIR = var, var / "storage", var / "runs"
+    settings.REDIS_URL, settings.CHROMA_URL, settings.STORAGE_URL = NOWHERE, "http://127.0.0.1:1", ""
+    for folder in (settings.STORAGE_DIR, settings.RUNS_DIR):
+        folder.mkdir()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

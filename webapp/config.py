@@ -5,6 +5,7 @@ The embedded parts (redis, vector store, SQLite, local folder) are used wherever
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -64,3 +65,13 @@ def secret_key_of(config: Config) -> str:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(48))
     return path.read_text().strip()
+
+
+def embedded_urls(config: Config) -> dict[str, str]:
+    """Where the services of a running `make up` answer, so that commands beside it (create_token, shell) find them."""
+    urls = {"redis_url": "redis://127.0.0.1:6399/0", "chroma_url": "http://127.0.0.1:6398"}
+    try:
+        saved = json.loads((config.coldframe_var / "services.json").read_text())
+    except (OSError, ValueError):
+        return urls
+    return {name: str(saved.get(name) or url) for name, url in urls.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dj_database_url
 
-from webapp.config import BASE_DIR, Config, secret_key_of
+from webapp.config import BASE_DIR, Config, embedded_urls, secret_key_of
 
 config = Config()
 VAR_DIR = config.coldframe_var.resolve()
@@ -20,8 +20,8 @@ ALLOWED_HOSTS = [host.strip() for host in config.allowed_hosts.split(",") if hos
 PORT, HOST = config.port, config.host
 IS_LOOPBACK = HOST in ("127.0.0.1", "localhost", "::1")
 
-REDIS_URL = config.redis_url or "redis://127.0.0.1:6399/0"
-CHROMA_URL = config.chroma_url or "http://127.0.0.1:6398"
+REDIS_URL = config.redis_url or embedded_urls(config)["redis_url"]
+CHROMA_URL = config.chroma_url or embedded_urls(config)["chroma_url"]
 STORAGE_URL = config.storage_url
 BASE_MODEL = config.base_model
 EMBEDDING_MODEL = config.embedding_model

@@ -1,10 +1,19 @@
-"""Readiness."""
+"""`/healthz`: is everything ready? For `make up`, load balancers and people; needs no account."""
+
+from __future__ import annotations
 
 from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
 
 from webapp.policy import policy
+from webapp.selectors.health import health
 
 
 @policy("public")
+@never_cache
+@require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
-    return JsonResponse({})
+    """200 when every part is ready, else 503; the body says which is not."""
+    answer = health()
+    return JsonResponse(answer, status=200 if answer["ready"] else 503)
