@@ -1,0 +1,179 @@
+"""The one resolver of names that answer questions: the plain model, adapters, hard prompts.
+
+    base                     the plain frozen model
+    triage                   an adapter: its `production`, else its newest version
+    triage@production        the version an alias points at now
+    triage@3                 exactly this version
+    prompt:reply             a hard prompt's newest version; `prompt:reply@2` exactly this one
+
+Guarantees: only names of the given team are looked at, so that another team's name and one that never was give the same
+error; an unknown name is never answered by the plain model instead. Reads only.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+
+from ml.errors import NotFoundError
+from webapp.models import Adapter, AdapterVersion, Prompt, PromptVersion, Team
+from webapp.selectors.framing import Frame, frame_of_adapter, frame_of_prompt
+
+BASE = "base"
+PROMPT = "prompt:"
+PRODUCTION = "production"
+MAX_NAMES = 500
+"""Names a listing holds at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Something that answers: which artifact on which base, and what is folded into its messages."""
+
+    name: str
+    """Resolved: `base`, `triage@3`, `prompt:reply@2`."""
+    asked: str
+    """As it was asked for: `triage`, `triage@production` …"""
+    label: str
+    """What people read on chips and columns."""
+    method: str = ""
+    """A training method, a prompting technique, or "" for the plain model."""
+    form: str = "plain"
+    artifact: str | None = None
+    base: str
+    frame: Frame = field(default_factory=Frame)
+    version: AdapterVersion | PromptVersion | None = None
+
+    @property
+    def is_base(self) -> bool:
+        return self.name == BASE
+
+    def fold(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """`messages` (ending in the user's) as this target is to see them."""
+        return self.frame.fold(messages)
+
+
+def _latest(versions: Any) -> Any:
+    return versions.order_by("-number").first()
+
+
+def target_base(asked: str = BASE) -> Target:
+    return Target(name=BASE, asked=asked, label="plain model", base=settings.BASE_MODEL)
+
+
+def target_of_adapter(version: AdapterVersion, asked: str = "") -> Target:
+    name = str(version)
+    return Target(
+        name=name, asked=asked or name, label=asked or name, method=version.method, form=version.form,
+        artifact=version.artifact, base=version.base_name, frame=frame_of_adapter(version), version=version,
+    )  # fmt: skip
+
+
+def target_of_prompt(version: PromptVersion, asked: str = "") -> Target:
+    name = f"{PROMPT}{version}"
+    return Target(
+        name=name, asked=asked or name, label=(asked or name).removeprefix(PROMPT), method=version.technique,
+        base=settings.BASE_MODEL, frame=frame_of_prompt(version), version=version,
+    )  # fmt: skip
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 9
+
+
+def _adapter_version(team: Team, name: str, which: str) -> AdapterVersion | None:
+    versions = AdapterVersion.objects.for_team(team).select_related("adapter", "dataset_version")
+    versions = versions.filter(adapter__name=name, adapter__is_retired=False)
+    if _is_number(which):
+        return versions.filter(number=int(which)).first()
+    found = versions.filter(aliases__name=which or PRODUCTION).first()
+    return found if found or which else _latest(versions)
+
+
+def _prompt_version(team: Team, name: str, which: str) -> PromptVersion | None:
+    versions = PromptVersion.objects.for_team(team).select_related("prompt").filter(prompt__name=name)
+    if not which:
+        return _latest(versions)
+    return (
+        versions.filter(number=int(which)).first() if which.isascii() and which.isdigit() and len(which) < 9 else None
+    )
+
+
+def names_of_team(team: Team) -> list[str]:
+    """Every name that resolves, for `/v1/models` and for suggestions: bare names, aliases, numbers."""
+    names = [BASE]
+    adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases")
+    for adapter in adapters[:MAX_NAMES]:
+        versions = list(adapter.versions.all())
+        if versions:
+            names.append(adapter.name)
+            names += [f"{adapter.name}@{alias.name}" for alias in adapter.aliases.all()]
+            names += [f"{adapter.name}@{version.number}" for version in versions]
+    for prompt in Prompt.objects.for_team(team).prefetch_related("versions")[:MAX_NAMES]:
+        versions = list(prompt.versions.all())
+        if versions:
+            names.append(f"{PROMPT}{prompt.name}")
+            names += [f"{PROMPT}{prompt.name}@{version.number}" for version in versions]
+    return names[:MAX_NAMES]
+
+
+def _unknown(team: Team, asked: str) -> NotFoundError:
+    names = names_of_team(team)
+    close = difflib.get_close_matches(asked, names, n=3, cutoff=0.5)
+    if not close and (bare := asked.partition("@")[0]) != asked:
+        close = [name for name in names if name.partition("@")[0] == bare][:3]
+    if close:
+        hint = f"Did you mean {' or '.join(close)}?"
+    else:
+        hint = "Your team has: " + ", ".join(names[:5]) + ("…" if len(names) > 5 else ".")
+    return NotFoundError(f"Your team has no model {asked[:120]!r}.", hint=hint, field="model", code="model_not_found")
+
+
+def resolve(*, team: Team, name: str) -> Target:
+    """The target behind a name of this team. Raises NotFoundError with the nearest names."""
+    asked = name.strip() if isinstance(name, str) else ""
+    if asked in (BASE, settings.BASE_MODEL):
+        return target_base(asked)
+    bare, at, which = asked.removeprefix(PROMPT).partition("@")
+    is_well_formed = bool(bare) and bool(which) == bool(at) and "\x00" not in asked and len(asked) <= 200
+    if is_well_formed and asked.startswith(PROMPT):
+        prompt = _prompt_version(team, bare, which)
+        if prompt is not None:
+            return target_of_prompt(prompt, asked)
+    elif is_well_formed:
+        version = _adapter_version(team, bare, which)
+        if version is not None:
+            return target_of_adapter(version, asked)
+    raise _unknown(team, asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A name the picker offers."""
+
+    name: str
+    method: str
+    note: str
+
+
+def choices(team: Team) -> list[Choice]:
+    """What the picker offers: the plain model, every adapter by its best name and versions, every prompt."""
+    found = [Choice(name=BASE, method="", note=f"{settings.BASE_MODEL}, frozen")]
+    adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
+    for adapter in adapters[:MAX_NAMES]:
+        for alias in adapter.aliases.all():
+            found.append(
+                Choice(name=f"{adapter.name}@{alias.name}", method=alias.version.method,
+                       note=f"now version {alias.version.number}")
+            )  # fmt: skip
+        for version in adapter.versions.all():
+            found.append(Choice(name=str(version), method=version.method, note=f"version {version.number}"))
+    for prompt in Prompt.objects.for_team(team).prefetch_related("versions")[:MAX_NAMES]:
+        newest = max(prompt.versions.all(), key=lambda v: v.number, default=None)
+        if newest is not None:
+            found.append(Choice(name=f"{PROMPT}{prompt.name}", method=newest.technique, note="hard prompt"))
+    return found
