@@ -9,6 +9,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 
+from webapp.context import DEMO_PASSWORD, DEMO_USER
 from webapp.models import Collection, Dataset, Membership, Prompt, Role, Team
 from webapp.services.collections import collection_create, documents_add
 from webapp.services.datasets import version_from_rows
@@ -16,8 +17,6 @@ from webapp.services.models import models_sync
 from webapp.services.prompts import prompt_create
 
 DEMO_DIR = Path(__file__).resolve().parent.parent / "demo"
-DEMO_USER = "demo"
-DEMO_PASSWORD = "cold-frame-demo"  # noqa: S105  (public on purpose: shown on the sign-in page of a local start)
 LABELS = "outage, billing, moving, internet, meter, cancellation"
 PROMPTS = (
     {

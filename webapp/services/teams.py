@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
@@ -83,10 +84,12 @@ def member_add(*, team: Team, user: Any, username: str, role: str) -> tuple[Memb
         raise ColdframeError(f"A role is one of {', '.join(Role.values)}, got {role!r}.", field="role")
     users = get_user_model()
     try:
-        users.username_validator(username)
-    except Exception:
+        users._meta.get_field(users.USERNAME_FIELD).clean(username, None)
+    except ValidationError:
         raise ColdframeError(
-            f"{username!r} is no user name.", hint="Letters, digits and @ . + - _ only.", field="username"
+            f"{username[:60]!r} is no user name.",
+            hint="At most 150 characters: letters, digits and @ . + - _ only.",
+            field="username",
         ) from None
     person = users.objects.filter(username=username).first()
     password = ""
