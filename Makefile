@@ -31,7 +31,7 @@ lint: setup ## Check style, types, migrations, deployment settings and common se
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(OFFLINE) $(PY) manage.py makemigrations --check --dry-run
-	@$(OFFLINE) HTTPS=1 $(PY) manage.py check --deploy --fail-level WARNING
+	@$(OFFLINE) HTTPS=1 $(PY) manage.py check --deploy --tag security --fail-level WARNING
 	@$(PY) -m bandit --quiet --recursive ml jobs webapp --configfile pyproject.toml
 
 bench-engine: setup models ## Measure the engine: mixed against plain, and against generate()

@@ -147,7 +147,9 @@ class Supervisor:
                 self.stop(1)
                 return
             delay, n_failures = restart_delay(n_failures=n_failures, ran_s=time.monotonic() - started)
-            self.log.note(f"{part.name} ended with exit code {code}; starting it again in {delay:g} s")
+            self.log.note(
+                f"{part.name} ended with exit code {code} (see {part.name}.log); starting it again in {delay:g} s"
+            )
             await asyncio.sleep(delay)
 
     async def _run_once(self, part: Part) -> int:

@@ -22,10 +22,8 @@ from jobs import embedded
 from jobs.guardian import end
 from jobs.supervisor import Supervisor
 from jobs.up_log import UpLog
-from jobs.up_parts import Plan, all_parts
+from jobs.up_parts import SERVICE_NAMES, Plan, all_parts
 from ml.errors import ColdframeError
-
-DEMO_LOGIN = ("demo", "coldframe-demo")
 
 
 def plan_from_settings() -> Plan:
@@ -77,7 +75,9 @@ def waiting_for(health: dict[str, Any]) -> str:
 def greeting(plan: Plan, seconds: float) -> str:
     lines = ["", f"Coldframe is ready after {seconds:.0f} s:  {plan.address}"]
     if plan.demo:
-        lines.append(f"Sign in as {DEMO_LOGIN[0]} with the password {DEMO_LOGIN[1]}")
+        from webapp.context import DEMO_PASSWORD, DEMO_USER
+
+        lines.append(f"Sign in as {DEMO_USER} with the password {DEMO_PASSWORD}")
     return "\n".join([*lines, "Ctrl-C stops it.", ""])
 
 
@@ -132,7 +132,7 @@ def run(plan: Plan) -> int:
     try:
         parts, endpoints = all_parts(plan)
         endpoints.save(plan.var)
-        log = UpLog(folder=plan.var / "logs", names=tuple(part.name for part in parts))
+        log = UpLog(folder=plan.var / "logs", names=tuple(part.name for part in parts), quiet=frozenset(SERVICE_NAMES))
         try:
             return asyncio.run(supervise(plan, log, parts))
         finally:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import IO, TextIO
 
 COLOURS = (36, 35, 33, 32, 34, 96, 95, 93, 92, 94)
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LIMIT_BYTES = 10 * 1024 * 1024
 
 
 class UpLog:
     """`line` for what a part says, `note` for what the supervisor itself says."""
 
-    def __init__(self, *, folder: Path, names: tuple[str, ...], out: TextIO | None = None) -> None:
-        self.folder, self.out = folder, out or sys.stdout
+    def __init__(
+        self, *, folder: Path, names: tuple[str, ...], quiet: frozenset[str] = frozenset(), out: TextIO | None = None
+    ) -> None:
+        """What `quiet` parts say goes to their files only."""
+        self.folder, self.quiet, self.out = folder, quiet, out or sys.stdout
         self.width = max((len(name) for name in names), default=0)
         self.colour = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
         self._files: dict[str, IO[str]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def line(self, name: str, text: str) -> None:
-        if not text:
+        plain = ANSI.sub("", text)
+        if not plain.strip():
             return
-        head = f"{name:<{self.width}} |"
-        if self.out.isatty():
-            head = f"\x1b[{self.colour.get(name, 37)}m{head}\x1b[0m"
-        self._write(f"{head} {text}")
+        if name not in self.quiet:
+            head = f"{name:<{self.width}} |"
+            is_tty = self.out.isatty()
+            self._write(f"\x1b[{self.colour.get(name, 37)}m{head}\x1b[0m {text}" if is_tty else f"{head} {plain}")
         file = self._file(name)
-        file.write(text + "\n")
+        file.write(plain + "\n")
         file.flush()
 
     def note(self, text: str) -> None:

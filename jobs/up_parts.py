@@ -19,8 +19,9 @@ from jobs.supervisor import Part
 
 ROOT = Path(__file__).resolve().parent.parent
 REDIS_PORT, CHROMA_PORT = 6399, 6398
-EARLY, SERVICES = 0, 1
-"""Stages of stopping: the services go last, since everything else writes to them until its end."""
+SERVICES = 1
+"""Stage of stopping: the services go last, since everything else writes to them until its end."""
+SERVICE_NAMES = ("redis", "chroma")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ async def test_a_part_that_dies_is_started_again(log: Lines) -> None:
     supervisor = Supervisor([shell("one", "echo up; exit 3")], log=log)
     running = asyncio.create_task(supervisor.run())
     await until(lambda: len(log.of("one")) == 2)
-    assert "one ended with exit code 3; starting it again in 1 s" in log.of("")
+    assert "one ended with exit code 3 (see one.log); starting it again in 1 s" in log.of("")
     supervisor.stop()
     await running
 
