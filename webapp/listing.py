@@ -7,7 +7,7 @@ and the part `_parts/pager.html` do the rest. Only columns named in `sortable` c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.paginator import Page, Paginator
@@ -25,19 +25,21 @@ class Listing:
     query: str
     sort: str
     n_all: int
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Further parameters of the address that narrow the list, e.g. {"method": "lora"}."""
 
     def __iter__(self) -> Any:
         return iter(self.page)
 
     @property
     def is_searched(self) -> bool:
-        return bool(self.query)
+        return bool(self.query or self.kept)
 
     def url(self, *, sort: str | None = None, page: int | None = None) -> str:
         """The query string of this list with another order or page."""
         from urllib.parse import urlencode
 
-        values = {"q": self.query, "sort": self.sort if sort is None else sort, "page": page or ""}
+        values = {**self.kept, "q": self.query, "sort": self.sort if sort is None else sort, "page": page or ""}
         return "?" + urlencode({key: value for key, value in values.items() if value})
 
 
@@ -49,8 +51,10 @@ def listing(
     sortable: Mapping[str, str] | None = None,
     default: str = "",
     page_size: int = PAGE_SIZE,
+    exact: Mapping[str, str] | None = None,
 ) -> Listing:
-    """`rows` narrowed by ?q=, ordered by ?sort= (a key of `sortable`, `-` in front for descending), cut by ?page=."""
+    """`rows` narrowed by ?q= and by `exact` (parameter → column), ordered by ?sort= (a key of `sortable`, `-` in front
+    for descending), cut by ?page=."""
     query = request.GET.get("q", "").strip()[:200]
     n_all = rows.count()
     if query and search:
@@ -58,9 +62,12 @@ def listing(
         for column in search:
             wanted |= Q(**{f"{column}__icontains": query})
         rows = rows.filter(wanted)
+    kept = {name: value[:200] for name in exact or {} if (value := request.GET.get(name, ""))}
+    for name, value in kept.items():
+        rows = rows.filter(**{(exact or {})[name]: value})
     sort = request.GET.get("sort", default)
     column = (sortable or {}).get(sort.removeprefix("-"))
     if column:
         rows = rows.order_by(("-" if sort.startswith("-") else "") + column, "-pk")
     page = Paginator(rows, page_size).get_page(request.GET.get("page"))
-    return Listing(page, query, sort if column else default, n_all)
+    return Listing(page, query, sort if column else default, n_all, kept)

@@ -1,0 +1,70 @@
+"""A model card as blocks of plain text. Nothing of it is ever markup: templates escape every block.
+
+Understands headings, lists, paragraphs, fenced code and tables (kept as typed); front matter is left out. Links and
+images stay the text that they are, so a card cannot make the page fetch anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+LARGEST_BYTES = 64 * 1024
+Kind = Literal["heading", "paragraph", "list", "code"]
+
+
+@dataclass
+class Block:
+    kind: Kind
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return ("\n" if self.kind == "code" else " ").join(self.lines)
+
+
+def read_card(folder: Path) -> list[Block]:
+    """README.md of an artifact; empty when there is none."""
+    try:
+        with (folder / "README.md").open("rb") as file:
+            text = file.read(LARGEST_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return blocks(text)
+
+
+def _kind(line: str) -> Kind:
+    if line.startswith("#"):
+        return "heading"
+    if line.lstrip().startswith(("- ", "* ")):
+        return "list"
+    return "code" if line.startswith("|") else "paragraph"
+
+
+def blocks(text: str) -> list[Block]:
+    """Markdown as blocks; unknown constructs come out as paragraphs."""
+    found: list[Block] = []
+    in_code, previous = False, ""
+    for line in _without_front_matter(text).splitlines():
+        if line.startswith("```"):
+            in_code, previous = not in_code, ""
+            continue
+        if not in_code and not line.strip():
+            previous = ""
+            continue
+        kind = "code" if in_code else _kind(line)
+        cleaned = line if kind == "code" else line.strip().lstrip("#").strip()
+        cleaned = cleaned[2:] if kind == "list" else cleaned
+        if kind != previous or kind == "heading":
+            found.append(Block(kind))
+        found[-1].lines.append(cleaned)
+        previous = kind
+    return found
+
+
+def _without_front_matter(text: str) -> str:
+    if not text.startswith("---\n"):
+        return text
+    _, _, rest = text[4:].partition("\n---")
+    return rest.partition("\n")[2]

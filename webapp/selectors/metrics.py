@@ -1,0 +1,86 @@
+"""One figure to judge a version by, out of what was measured.
+
+A version's metrics are `{"test": {name: value, …, "intervals": {name: [low, high]}, "n_rows": n}, "plain": {…}}`;
+a subject may also carry its figures under `metrics`. Only shares of 1 where more is better become a headline: a loss
+has no place on an axis from 0 to 100. Nothing is computed here that was not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HEADLINES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "f1": "F1",
+    "token_f1": "Token F1",
+    "exact_match": "Exact match",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "bleu": "BLEU",
+}
+"""Metrics that may head a version, the first that is there wins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A metric's estimate on some rows, as a share of 1, with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    has_interval: bool
+    n_rows: int
+
+    @property
+    def label(self) -> str:
+        return HEADLINES.get(self.name, self.name.replace("_", " "))
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        return (self.low, self.high) if self.has_interval else None
+
+    def overlaps(self, other: Measure) -> bool:
+        """True when the two intervals share a point."""
+        return self.low <= other.high and other.low <= self.high
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= 1 else None
+
+
+def _bounds(intervals: Any, name: str, value: float) -> tuple[float, float, bool]:
+    pair = intervals.get(name) if isinstance(intervals, Mapping) else None
+    if isinstance(pair, (list, tuple)) and len(pair) == 2:
+        low, high = _number(pair[0]), _number(pair[1])
+        if low is not None and high is not None:
+            return low, high, True
+    return value, value, False
+
+
+def measure(metrics: Any, subject: str = "test", *, name: str = "") -> Measure | None:
+    """The headline of `subject`, or the metric called `name`; None when it was not measured."""
+    block = metrics.get(subject) if isinstance(metrics, Mapping) else None
+    if not isinstance(block, Mapping):
+        return None
+    figures = block["metrics"] if isinstance(block.get("metrics"), Mapping) else block
+    for key in (name,) if name else HEADLINES:
+        value = _number(figures.get(key))
+        if value is not None:
+            low, high, has_interval = _bounds(block.get("intervals"), key, value)
+            rows = block.get("n_rows")
+            return Measure(name=key, value=value, low=low, high=high, has_interval=has_interval,
+                           n_rows=rows if isinstance(rows, int) else 0)  # fmt: skip
+    return None
+
+
+def with_headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """`metrics` with the headline beside them, so that a list can be sorted by it."""
+    found = measure(metrics)
+    if found is None:
+        return dict(metrics)
+    return {**metrics, "headline": {"name": found.name, "value": found.value, "low": found.low, "high": found.high}}

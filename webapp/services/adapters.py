@@ -1,0 +1,171 @@
+"""Writes on the team library: publishing versions, moving aliases, naming and retiring adapters.
+
+A version is written once and never changed. `adapter_publish` runs inside the fenced transaction of jobs/publish.py,
+after the files were put into the storage; a dead fence writes nothing and a second call returns the same version.
+`production` moves freely only to a version that is measurably better on the same rows; else a reason is asked for and
+kept in the audit trail. Files are never deleted here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.core.validators import validate_slug
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+from django.utils.text import slugify
+
+from ml.errors import ArtifactError, ColdframeError
+from webapp.models import Adapter, AdapterVersion, Alias, Run, Team
+from webapp.selectors.adapters import alias_verdict
+from webapp.selectors.metrics import with_headline
+from webapp.services.teams import audit
+
+PRODUCTION = "production"
+NAME_HELP = "Letters, digits, - and _, at most 80: it is what people type and API clients send."
+
+
+def check_name(name: str, *, field: str = "name", longest: int = 80) -> str:
+    """`name` stripped. Raises ColdframeError for no slug, one too long, or a bare number (that would be a version)."""
+    name = name.strip()
+    try:
+        validate_slug(name)
+    except Exception:
+        raise ColdframeError(f"{name[:100]!r} is no name.", hint=NAME_HELP, field=field) from None
+    if len(name) > longest or name.isdigit() or name == "base":
+        raise ColdframeError(f"{name[:100]!r} cannot be a name here.", hint=NAME_HELP, field=field)
+    return name
+
+
+def _artifact_id(out: Path) -> str:
+    try:
+        return hashlib.sha256((out / "manifest.json").read_bytes()).hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"manifest.json of the finished run cannot be read: {error}.") from error
+
+
+def _adapter_of(run: Run) -> Adapter:
+    """The adapter that the run grows, locked; made when the team has none of that name."""
+    wanted = str(run.spec.get("adapter") or "") or slugify(run.title)[:80] or f"run-{run.pk}"
+    name = check_name(wanted, field="adapter")
+    adapter, _ = Adapter.objects.get_or_create(team=run.team, name=name, defaults={"created_by": run.created_by})
+    if adapter.is_retired:
+        Adapter.objects.filter(pk=adapter.pk).update(is_retired=False)
+        audit(team=run.team, user=run.created_by, action="adapter.restore", subject=adapter, run=run.pk)
+    return Adapter.objects.select_for_update().get(pk=adapter.pk)
+
+
+def _size_bytes(manifest: Mapping[str, Any]) -> int:
+    return sum(int(entry.get("bytes", 0)) for entry in manifest.get("files", {}).values())
+
+
+def _metrics(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    found = manifest.get("metrics") or {}
+    if "test" not in found and isinstance(run.result.get("metrics"), dict):
+        found = run.result["metrics"]
+    return with_headline(found)
+
+
+@transaction.atomic
+def adapter_publish(*, run: Run, out: Path, manifest: dict[str, Any], fence: int) -> AdapterVersion:
+    """The run's version, numbered next under its adapter's name. Call after the files are in the storage."""
+    if not Run.objects.select_for_update().filter(pk=run.pk, fence=fence).exists():
+        raise ColdframeError(f"Run {run.pk} was taken over; fence {fence} is dead.", code="stale_fence", status=409)
+    known = AdapterVersion.objects.filter(run=run).first()
+    if known is not None:
+        return known
+    adapter = _adapter_of(run)
+    number = (adapter.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+    base = manifest.get("base") or {}
+    version = AdapterVersion.objects.create(
+        team=run.team, created_by=run.created_by, adapter=adapter, number=number, artifact=_artifact_id(out),
+        method=manifest.get("method", ""), form=manifest.get("form", ""), base_name=base.get("name", ""),
+        base_fingerprint=base.get("fingerprint", ""), size_bytes=_size_bytes(manifest),
+        n_trainable=int(manifest.get("n_trainable") or run.result.get("n_trainable") or 0), manifest=manifest,
+        metrics=_metrics(run, manifest), dataset_version=run.dataset_version, run=run,
+    )  # fmt: skip
+    audit(team=run.team, user=run.created_by, action="adapter.publish", subject=version, run=run.pk)
+    if not adapter.aliases.filter(name=PRODUCTION).exists():
+        Alias.objects.create(
+            team=run.team, created_by=run.created_by, adapter=adapter, name=PRODUCTION, version=version
+        )
+        audit(team=run.team, user=run.created_by, action="alias.move", subject=f"{adapter}@{PRODUCTION}", to=number)
+    return version
+
+
+@transaction.atomic
+def alias_move(*, version: AdapterVersion, name: str, user: Any, reason: str = "") -> Alias:
+    """Points `name` at `version`. Raises ColdframeError when `production` is held back and no reason is given."""
+    name = check_name(name, field="alias", longest=40)
+    reason = reason.strip()
+    alias = Alias.objects.select_related("version").filter(adapter=version.adapter, name=name).first()
+    incumbent = alias.version if alias else None
+    if incumbent is not None and incumbent.pk == version.pk:
+        return alias
+    verdict = alias_verdict(version=version, incumbent=incumbent)
+    if name == PRODUCTION and verdict.is_held_back and not reason:
+        raise ColdframeError(
+            f"{name} is held back: {verdict.text}", hint="Give a reason to move it all the same.",
+            code="held_back", field="reason", status=409,
+        )  # fmt: skip
+    if len(reason) > 500:
+        raise ColdframeError(f"A reason has at most 500 characters, got {len(reason)}.", field="reason")
+    alias = _point(alias, version=version, name=name, user=user)
+    audit(
+        team=version.team, user=user, action="alias.move", subject=f"{version.adapter}@{name}", to=version.number,
+        **({"from": incumbent.number} if incumbent else {}), reason=reason, held_back=verdict.is_held_back,
+    )  # fmt: skip
+    return alias
+
+
+def _point(alias: Alias | None, *, version: AdapterVersion, name: str, user: Any) -> Alias:
+    if alias is None:
+        try:
+            return Alias.objects.create(
+                team=version.team, created_by=user, adapter=version.adapter, name=name, version=version
+            )
+        except IntegrityError:
+            raise _moved_meanwhile(name) from None
+    moved = Alias.objects.filter(pk=alias.pk, version=alias.version).update(version=version, moved_at=timezone.now())
+    if moved != 1:
+        raise _moved_meanwhile(name)
+    alias.refresh_from_db()
+    return alias
+
+
+def _moved_meanwhile(name: str) -> ColdframeError:
+    return ColdframeError(f"{name} was moved by someone else meanwhile.", hint="Look again, then decide.",
+                          code="conflict", status=409)  # fmt: skip
+
+
+@transaction.atomic
+def adapter_edit(*, adapter: Adapter, user: Any, name: str, description: str) -> Adapter:
+    """Renames and describes. The old name stops to resolve at once."""
+    name, description, old = check_name(name), description.strip(), adapter.name
+    if len(description) > 300:
+        raise ColdframeError(f"A description has at most 300 characters, got {len(description)}.", field="description")
+    if Adapter.objects.for_team(adapter.team).filter(name=name).exclude(pk=adapter.pk).exists():
+        raise ColdframeError(f"There is an adapter {name!r} already.", field="name", status=409)
+    adapter.name, adapter.description = name, description
+    adapter.save(update_fields=["name", "description"])
+    audit(team=adapter.team, user=user, action="adapter.edit", subject=name, **({"from": old} if old != name else {}))
+    return adapter
+
+
+@transaction.atomic
+def adapter_retire(*, adapter: Adapter, user: Any, is_retired: bool = True) -> Adapter:
+    """Takes an adapter out of the library, or brings it back. Its versions and files stay."""
+    if Adapter.objects.filter(pk=adapter.pk, is_retired=not is_retired).update(is_retired=is_retired):
+        audit(team=adapter.team, user=user, action="adapter.retire" if is_retired else "adapter.restore",
+              subject=adapter)  # fmt: skip
+    adapter.is_retired = is_retired
+    return adapter
+
+
+def adapter_named(*, team: Team, name: str) -> Adapter | None:
+    """The team's adapter of that name, retired or not."""
+    return Adapter.objects.for_team(team).filter(name=name).first()
