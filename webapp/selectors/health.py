@@ -18,11 +18,10 @@ from django.db import DatabaseError, connection
 from jobs import stream
 from ml.errors import ColdframeError
 
-ALIVE = "cf:alive"
-"""Sorted set: `part:host:pid` by the time of its last beat."""
+ALIVE = {"worker_gpu": "cf:worker:gpu", "worker_cpu": "cf:worker:cpu", "reconciler": "cf:worker:reconciler"}
+"""Keys that the processes keep alive; they fade some seconds after the last beat."""
 SETUP = "cf:setup"
 """Hash: how far the starter models are (jobs/starter.py)."""
-ALIVE_FOR_S = 20.0
 KEEP_ANSWER_S = 0.5
 PARTS = ("database", "redis", "vector_store", "engine", "worker_gpu", "worker_cpu", "reconciler", "models")
 Part = dict[str, Any]
@@ -95,8 +94,7 @@ def _guarded_beats() -> dict[str, Part]:
     names = [name for name in PARTS if name not in ("database", "redis", "vector_store")]
     try:
         with stream.redis_errors("ask which parts are alive"):
-            since = time.time() - ALIVE_FOR_S
-            alive = {str(member).split(":")[0] for member in stream.client().zrangebyscore(ALIVE, since, "+inf")}
+            beats = stream.client().mget(list(ALIVE.values()))
             setup = stream.client().hgetall(SETUP)
         engines = stream.engines()
     except ColdframeError:
@@ -105,7 +103,7 @@ def _guarded_beats() -> dict[str, Part]:
     return {
         "engine": engine,
         "models": models_part(setup, engine),
-        **{name: _beating(name in alive) for name in ("worker_gpu", "worker_cpu", "reconciler")},
+        **{name: _beating(bool(beat)) for name, beat in zip(ALIVE, beats, strict=True)},
     }
 
 
