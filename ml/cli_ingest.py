@@ -97,7 +97,9 @@ def _write(path: Path, value: Any) -> None:
     draft.replace(path)
 
 
-def _ingest_one(source: Source, spec: IngestSpec, embedder: Any, parts: Path, emit: Emitter) -> dict[str, Any]:
+def _ingest_one(
+    source: Source, spec: IngestSpec, embedder: Any, parts: Path, emit: Emitter, *, done: int
+) -> dict[str, Any]:
     """Text, pages and chunks of one document; its vectors are in `parts`. Raises DataError when it cannot be read."""
     from safetensors.numpy import save_file
 
@@ -107,7 +109,12 @@ def _ingest_one(source: Source, spec: IngestSpec, embedder: Any, parts: Path, em
         parsed.text, tokenizer=embedder.tokenizer, size=spec.size, overlap=spec.overlap, pages=parsed.pages,
         is_markdown=kind_of(source.filename) == "markdown",
     )  # fmt: skip
-    vectors = embedder.embed([chunk.text for chunk in chunks])
+
+    def on_batch(n_embedded: int) -> None:
+        text = f"{source.filename}: {n_embedded} of {len(chunks)} chunks embedded"
+        emit("progress", done=done, total=len(spec.sources), text=text)
+
+    vectors = embedder.embed([chunk.text for chunk in chunks], on_batch=on_batch)
     draft = parts / f"{source.id}.draft"
     save_file({str(source.id): vectors}, draft)
     os.replace(draft, parts / f"{source.id}.safetensors")
@@ -126,7 +133,7 @@ def _ingest_all(spec: IngestSpec, embedder: Any, out: Path, parts: Path, emit: E
             found = json.loads(path.read_text(encoding="utf-8"))
         else:
             try:
-                found = _ingest_one(source, spec, embedder, parts, emit)
+                found = _ingest_one(source, spec, embedder, parts, emit, done=done)
             except ColdframeError as error:
                 logger.info("document %s refused: %s", source.id, error.code)
                 found = {"error": error.as_dict()}

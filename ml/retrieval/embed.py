@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
 
 from ml.backbone import model_folder
 from ml.errors import ModelError
@@ -30,6 +31,7 @@ class Embedder:
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         folder = Path(folder)
         self.name, self.device = folder.name, device
+        transformers_logging.disable_progress_bar()
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self._model: Any = AutoModel.from_pretrained(
