@@ -18,7 +18,7 @@ from django.db import DatabaseError, connection
 from jobs import stream
 from ml.errors import ColdframeError
 
-ALIVE = {"worker_gpu": "cf:worker:gpu", "worker_cpu": "cf:worker:cpu", "reconciler": "cf:worker:reconciler"}
+ALIVE = {"worker_gpu": "cf:worker:gpu", "worker_cpu": "cf:worker:cpu", "reconciler": "cf:reconciler"}
 """Keys that the processes keep alive; they fade some seconds after the last beat."""
 SETUP = "cf:setup"
 """Hash: how far the starter models are (jobs/starter.py)."""
