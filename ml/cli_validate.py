@@ -1,0 +1,86 @@
+"""`python -m ml validate SPEC.json --workdir DIR`: read an upload once, whole.
+
+A spec of kind `validate` makes a data set version in DIR/out; kind `inspect` writes the first look at a file to
+DIR/inspection.json. Bad data exits 65 and lists the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ml.data.inspection import inspect_file
+from ml.data.sniff import sniff
+from ml.data.version import Recipe, build_version
+from ml.errors import DataError, SpecError
+
+KINDS = ("validate", "inspect")
+EVERY_S = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", type=Path, help="JSON file with kind, source_path, filename, mapping, splits, seed")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder to work in")
+
+
+def run(args: argparse.Namespace) -> int:
+    start = time.monotonic()
+    spec = read_spec(args.spec)
+    path = Path(spec["source_path"])
+    if not path.is_file():
+        raise DataError(f"The uploaded file {path.name} is gone.", hint="Upload it again.", code="file_missing")
+    filename = str(spec.get("filename") or path.name)
+    progress = _progress(args.emit, path.stat().st_size)
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    if spec["kind"] == "inspect":
+        report = inspect_file(path, filename=filename, progress=progress)
+        out = args.workdir / "inspection.json"
+        out.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+        metrics = {"n_rows": report["n_rows"], "n_problems": report["n_problems"]}
+    else:
+        out = args.workdir / "out"
+        report = build_version(sniff(path, filename), _recipe(spec), out, progress=progress)
+        metrics = {"n_rows": sum(report["splits"].values()), "n_left_out": report["n_left_out"], **report["splits"]}
+    args.emit("finished", out=str(out), metrics=metrics, seconds=time.monotonic() - start)
+    return 0
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The spec file. Raises SpecError naming what is missing."""
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"The spec {path} cannot be read: {error}.") from error
+    if not isinstance(spec, dict) or spec.get("kind") not in KINDS:
+        raise SpecError(f"The spec's kind must be one of {', '.join(KINDS)}.", field="kind")
+    if not isinstance(spec.get("source_path"), str):
+        raise SpecError(f"The spec needs source_path as text, got {spec.get('source_path')!r}.", field="source_path")
+    return spec
+
+
+def _recipe(spec: Mapping[str, Any]) -> Recipe:
+    seed = spec.get("seed", 17)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise SpecError(f"Seed must be a whole number from 0 to 2,147,483,647, got {seed!r}.", field="seed")
+    given = {field.name: spec[field.name] for field in fields(Recipe) if field.name in spec}
+    return Recipe(**{"mapping": {}, "splits": {}, **given, "seed": seed})
+
+
+def _progress(emit: Callable[..., None], size_bytes: int) -> Callable[[int], None]:
+    """Tells how much of the file has been read, at most twice a second."""
+    last = 0.0
+
+    def progress(position: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= EVERY_S:
+            last = now
+            share = min(99, int(100 * position / max(1, size_bytes)))
+            emit("progress", done=share, total=100, text=f"{share} % of the file read")
+
+    return progress

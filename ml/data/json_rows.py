@@ -1,0 +1,157 @@
+"""JSON lines and JSON lists as streams of rows. See `ml.data.readers`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn, TextIO
+
+from ml.data.raw import MAX_COLUMNS, MAX_DEPTH, MAX_LINE, PIECE, BadValue, Problem, Row, check_text, next_line, shown
+
+LINE_HINT = "Every line must be one JSON object of at most 4 MB."
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BadValue(f"holds {name}, which JSON has no word for")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _check_value(value: Any) -> None:
+    """Walks a JSON value without recursion. Raises BadValue for depth, NaN, infinity, surrogates and NUL."""
+    waiting = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise BadValue(f"is nested deeper than {MAX_DEPTH} levels")
+        if isinstance(item, str):
+            check_text(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise BadValue("holds a number too large to keep")
+        elif isinstance(item, dict):
+            for key in item:
+                check_text(key)
+            waiting += [(inner, depth + 1) for inner in item.values()]
+        elif isinstance(item, list):
+            waiting += [(inner, depth + 1) for inner in item]
+
+
+def _object(value: Any, number: int, unit: str) -> Row | Problem:
+    """The row in a decoded JSON value."""
+    if not isinstance(value, dict):
+        return Problem(row=number, message=f"{unit} is not a JSON object.", received=shown(value),
+                       hint='Rows look like {"text": "…", "label": "…"}.')  # fmt: skip
+    if len(value) > MAX_COLUMNS:
+        return Problem(row=number, message=f"{unit} has {len(value)} keys; at most {MAX_COLUMNS} are read.")
+    try:
+        _check_value(value)
+    except BadValue as error:
+        return Problem(row=number, message=f"{unit} {error}.", received=shown(value), hint=LINE_HINT)
+    return Row(number=number, values=value)
+
+
+def lines_of_json(stream: TextIO) -> Iterator[Row | Problem]:
+    number = 0
+    while True:
+        line, is_too_long = next_line(stream)
+        number += 1
+        unit = f"Line {number}"
+        if is_too_long:
+            yield Problem(row=number, message=f"{unit} is longer than 4 MB.", hint=LINE_HINT)
+            continue
+        if not line:
+            return
+        if line.strip():
+            yield _parse_line(line, number, unit)
+
+
+def _parse_line(line: str, number: int, unit: str) -> Row | Problem:
+    try:
+        check_text(line)
+        return _object(_DECODER.decode(line), number, unit)
+    except RecursionError:
+        message = f"{unit} is nested deeper than {MAX_DEPTH} levels."
+    except json.JSONDecodeError as error:
+        message = f"{unit} is not valid JSON: {error.msg} (character {error.colno})."
+    except ValueError as error:
+        message = f"{unit} {error}."
+    return Problem(row=number, message=message, received=shown(line.strip()), hint=LINE_HINT)
+
+
+class _Window:
+    """The part of a long JSON text that is being looked at."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.text, self.at, self.is_end = stream, "", 0, False
+
+    def more(self) -> None:
+        """Drops what is done with and reads at least as much again as is left."""
+        left = self.text[self.at :]
+        piece = self.stream.read(max(PIECE, len(left)))
+        self.text, self.at, self.is_end = left + piece, 0, not piece
+
+    def skip(self, also: str = "") -> str:
+        """Passes white space and `also`; the character found there, "" at the end."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in " \t\r\n" + also:
+                self.at += 1
+            if self.at < len(self.text) or self.is_end:
+                return self.text[self.at : self.at + 1]
+            self.more()
+
+    def element(self) -> Any:
+        """The next JSON value. Raises ValueError or RecursionError."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.is_end:
+                    check_text(self.text[self.at : end])
+                    self.at = end
+                    return value
+            except json.JSONDecodeError:
+                if self.is_end or len(self.text) - self.at > MAX_LINE:
+                    raise
+            if len(self.text) - self.at > MAX_LINE:
+                raise BadValue("is longer than 4 MB")
+            self.more()
+
+
+def list_of_json(stream: TextIO) -> Iterator[Row | Problem]:
+    window = _Window(stream)
+    if window.skip() != "[":
+        yield Problem(row=1, message="The file is not a JSON list.", received=shown(window.text[:80]), is_last=True,
+                      hint="A .json file must hold a list of objects: [{…}, {…}].")  # fmt: skip
+        return
+    window.at += 1
+    number = 0
+    while True:
+        found = window.skip()
+        if found == "]":
+            return
+        number += 1
+        try:
+            value = window.element()
+        except (ValueError, RecursionError) as error:
+            yield _broken_list(error, number, window)
+            return
+        yield _object(value, number, f"Element {number}")
+        if window.skip() == ",":
+            window.at += 1
+        elif window.skip() != "]":
+            yield Problem(row=number + 1, message=f"After element {number} a comma or ] is missing.", is_last=True,
+                          received=shown(window.text[window.at : window.at + 80]),
+                          hint="Nothing after this place can be read.")  # fmt: skip
+            return
+
+
+def _broken_list(error: Exception, number: int, window: _Window) -> Problem:
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    if isinstance(error, RecursionError):
+        reason = f"is nested deeper than {MAX_DEPTH} levels"
+    elif isinstance(error, json.JSONDecodeError):
+        reason = "is longer than 4 MB or never ends" if len(window.text) > MAX_LINE else f"is not valid JSON: {reason}"
+    return Problem(row=number, message=f"Element {number} {reason}.", is_last=True,
+                   received=shown(window.text[window.at : window.at + 80]),
+                   hint="Nothing after this place can be read.")  # fmt: skip

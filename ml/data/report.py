@@ -1,0 +1,178 @@
+"""What is counted once, when a version is made: duplicates, contradictions, leakage, labels and their twins, lengths.
+
+Everything is counted over every row, by 16-byte digests: two rows with the same text after folding case and white space
+are "the same". Near duplicates (other words) are not looked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from ml.data.splitting import SPLITS
+
+N_EXAMPLES = 10
+_SPACE = re.compile(r"\s+")
+_JOINERS = re.compile(r"[\s_\-./]+")
+
+
+def digest(text: str) -> bytes:
+    """16 bytes that are equal for texts that differ in case and white space only."""
+    folded = _SPACE.sub(" ", text.casefold()).strip()
+    return hashlib.blake2b(folded.encode("utf-8"), digest_size=16).digest()
+
+
+def prompt_key(messages: Sequence[Mapping[str, str]]) -> bytes:
+    """Digest of what the model is asked; the system text does not count."""
+    return digest("\x1e".join(m["content"] for m in messages if m["role"] != "system"))
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Per row: its number, digests, split. Everything the report needs."""
+
+    numbers: list[int] = field(default_factory=list)
+    prompts: list[bytes] = field(default_factory=list)
+    completions: list[bytes] = field(default_factory=list)
+    splits: list[int] = field(default_factory=list)
+
+    def add(self, number: int, prompt: bytes, completion: bytes) -> None:
+        self.numbers.append(number)
+        self.prompts.append(prompt)
+        self.completions.append(completion)
+
+
+def count_repeats(tally: Tally) -> dict[str, Any]:
+    """Duplicates (same prompt, same completion), contradictions (same prompt, other completion) and leakage."""
+    duplicates: list[tuple[int, int]] = []
+    contradictions: list[list[int]] = []
+    leaks: list[dict[str, Any]] = []
+    for _, group in groupby(
+        sorted(range(len(tally.prompts)), key=tally.prompts.__getitem__), tally.prompts.__getitem__
+    ):
+        places = list(group)
+        if len(places) > 1:
+            duplicates += _duplicates(tally, places)
+            leaks += _leaks(tally, places)
+            if len({tally.completions[place] for place in places}) > 1:
+                contradictions.append([tally.numbers[place] for place in places])
+    return {
+        "duplicates": {"n": len(duplicates), "examples": [list(pair) for pair in duplicates[:N_EXAMPLES]]},
+        "contradictions": {
+            "n": len(contradictions), "examples": [rows[:N_EXAMPLES] for rows in contradictions[:N_EXAMPLES]],
+        },
+        "leakage": {"n": len(leaks), "examples": leaks[:N_EXAMPLES]},
+    }  # fmt: skip
+
+
+def _duplicates(tally: Tally, places: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs (first row, its repeat)."""
+    first: dict[bytes, int] = {}
+    pairs = []
+    for place in places:
+        if tally.completions[place] in first:
+            pairs.append((first[tally.completions[place]], tally.numbers[place]))
+        else:
+            first[tally.completions[place]] = tally.numbers[place]
+    return pairs
+
+
+def _leaks(tally: Tally, places: Sequence[int]) -> list[dict[str, Any]]:
+    """Held-out rows of these whose prompt is also trained on."""
+    trained = next((tally.numbers[place] for place in places if tally.splits[place] == 0), None)
+    held = [place for place in places if tally.splits[place]]
+    if trained is None:
+        return []
+    return [{"row": tally.numbers[p], "split": SPLITS[tally.splits[p]], "train_row": trained} for p in held]
+
+
+def count_labels(counts: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+    """Labels, most frequent first, each followed by its twins: the same word in another case or spelling."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for label in counts:
+        families[_JOINERS.sub("", label.casefold())].append(label)
+    rows: list[dict[str, Any]] = []
+    for family in families.values():
+        family.sort(key=lambda label: (-sum(counts[label]), label))
+        for label in family:
+            by_split = dict(zip(SPLITS, counts[label], strict=True))
+            twin_of = "" if label == family[0] else family[0]
+            rows.append({"label": label, "n": sum(counts[label]), "splits": by_split, "twin_of": twin_of})
+    order = {label: (-sum(counts[family[0]]), family[0]) for family in families.values() for label in family}
+    rows.sort(key=lambda row: (*order[row["label"]], row["twin_of"] != "", -row["n"]))
+    return rows
+
+
+def count_lengths(lengths: Counter[int]) -> dict[str, Any]:
+    """Median, 95th percentile and longest of a histogram {length: rows}, and the histogram in 24 bars."""
+    total = sum(lengths.values())
+    if not total:
+        return {}
+    ordered = sorted(lengths.items())
+
+    def at(share: float) -> int:
+        left = share * total
+        for length, n in ordered:
+            left -= n
+            if left <= 0:
+                return length
+        return ordered[-1][0]
+
+    longest = ordered[-1][0]
+    step = max(1, -(-max(at(0.99), 1) // 24))
+    bars = [0] * 24
+    for length, n in ordered:
+        bars[min(length // step, 23)] += n
+    return {"n": total, "median": at(0.5), "p95": at(0.95), "longest": longest, "step": step, "bars": bars}
+
+
+def warnings_of(report: Mapping[str, Any], task: str) -> list[dict[str, str]]:
+    """What a person should know before training on this, most serious first."""
+    found: list[dict[str, str]] = []
+
+    def warn(code: str, text: str, advice: str) -> None:
+        found.append({"code": code, "text": text, "advice": advice})
+
+    splits, labels = report["splits"], report["labels"]
+    n_rows = sum(splits.values())
+    if n_rows == 1:
+        warn("one_row", "There is only one row.", "A model can repeat it, but nothing can be learnt or measured.")
+    if task == "classification" and len(labels) == 1:
+        warn("one_label", f"Every row has the same label, {labels[0]['label']!r}.",
+             "There is nothing to tell apart. Training a classification asks for two labels.")  # fmt: skip
+    if report["leakage"]["n"]:
+        warn("leakage", f"{report['leakage']['n']:,} held-out rows also lie in train.",
+             "Figures on them will be too good. Make a version that leaves them out of train.")  # fmt: skip
+    for split, use in (("validation", "watched while training"), ("test", "measured at the end")):
+        if not splits[split] and n_rows > 1:
+            warn(f"no_{split}", f"No rows are held out for {split}.", f"Nothing can be {use}.")
+    if report["contradictions"]["n"]:
+        warn("contradictions", f"{report['contradictions']['n']:,} prompts have different completions.",
+             "The model cannot get both right.")  # fmt: skip
+    if task == "classification":
+        _warn_labels(labels, splits, n_rows, warn)
+    return found
+
+
+def _warn_labels(labels: Sequence[Mapping[str, Any]], splits: Mapping[str, int], n_rows: int, warn: Any) -> None:
+    twins = [row for row in labels if row["twin_of"]]
+    if twins:
+        names = ", ".join(f"{row['label']!r} beside {row['twin_of']!r}" for row in twins[:3])
+        warn("twins", f"{len(twins)} labels have a twin: {names}.", "The model would learn both spellings.")
+    if len(labels) > max(20, n_rows / 2):
+        warn("many_labels", f"There are {len(labels):,} different labels for {n_rows:,} rows.",
+             "This looks like free text: choose the task “generation”.")  # fmt: skip
+    untrained = [row["label"] for row in labels if not row["splits"]["train"]]
+    if untrained:
+        warn("untrained_labels", f"{len(untrained)} labels never occur in train: {', '.join(untrained[:5])}.",
+             "They cannot be learnt.")  # fmt: skip
+    if splits["test"]:
+        unseen = [row["label"] for row in labels if not row["splits"]["test"]]
+        if unseen:
+            warn("unmeasured_labels", f"{len(unseen)} labels never occur in test: {', '.join(unseen[:5])}.",
+                 "Nothing is known about how well they are told apart.")  # fmt: skip
