@@ -24,7 +24,7 @@ TIMEOUT_S = 2
 
 def enqueue(kind: str, run_id: int) -> None:
     """Tells the workers of the kind's queue about the run. Raises UnavailableError when the broker is away."""
-    from kombu import Connection
+    from kombu.connection import Connection
     from kombu.exceptions import OperationalError
 
     queue = QUEUE_OF[kind]

@@ -1,8 +1,8 @@
 """What a supervisor and the reconciler may do to a run: claim it, keep it, move it on, end it, give it back.
 
-Guarantees: every transition is one conditional UPDATE whose row count is looked at, and names the claim's fencing number,
-so a holder whose lease went to someone else writes nothing more. Leases are measured by the database's clock alone. A
-run reaches exactly one terminal state. Not here: what people do to runs (services/runs.py).
+Guarantees: every transition is one conditional UPDATE whose row count is looked at, and names the claim's fencing
+number, so a holder whose lease went to someone else writes nothing more. Leases are measured by the database's clock
+alone. A run reaches exactly one terminal state. Not here: what people do to runs (services/runs.py).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def run_record(
     events: Sequence[tuple[str, dict[str, Any]]] = (),
     metrics: Sequence[dict[str, Any]] = (),
 ) -> Held:
-    """Writes what the child said, all of it or nothing. A step that is repeated after a resume replaces the older one."""
+    """Writes what the child said, all of it or nothing. A step repeated after a resume replaces the older one."""
     with transaction.atomic():
         change: dict[str, Any] = {"owner": F("owner")} if progress is None else {"progress": progress}
         if not _mine(claim).update(**change):
@@ -142,7 +142,8 @@ def leases_expire() -> int:
     """Takes runs away from holders that stopped beating; returns how many."""
     error = ColdframeError(
         "The worker that had this run stopped answering.",
-        hint="It was probably restarted or ran out of memory. Retry goes on from the last checkpoint.", code="worker_lost",
+        hint="It was probably restarted or ran out of memory. Retry goes on from the last checkpoint.",
+        code="worker_lost",
     ).as_dict()  # fmt: skip
     n_expired = 0
     late = Run.objects.filter(state__in=Run.ACTIVE, lease_until__lt=Now())

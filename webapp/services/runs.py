@@ -13,7 +13,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Literal
 
-from django.core.validators import validate_slug
 from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
@@ -22,6 +21,7 @@ from jobs.queue import enqueue
 from ml.errors import ColdframeError, NotFoundError, SpecError, UnavailableError
 from ml.specs import train_spec
 from webapp.models import DatasetVersion, Outbox, Run, RunEvent, Team
+from webapp.services.adapters import check_name
 from webapp.services.teams import audit
 
 logger = logging.getLogger(__name__)
@@ -48,30 +48,13 @@ def run_submit(
     return run
 
 
-def adapter_name_check(name: Any) -> str:
-    """An adapter's name as it will be typed in chat and API calls. Raises SpecError."""
-    text = str(name or "").strip()
-    try:
-        validate_slug(text)
-    except Exception:
-        text_ok = False
-    else:
-        text_ok = len(text) <= 80
-    if not text_ok:
-        raise SpecError(
-            f"An adapter's name is 1 to 80 letters, digits, - and _, got {text[:100]!r}.",
-            field="adapter", hint="For example support-triage.",
-        )  # fmt: skip
-    return text
-
-
 @transaction.atomic
 def training_submit(*, team: Team, user: Any, adapter: str, dataset_version_id: int, given: Mapping[str, Any]) -> Run:
     """A training run of a data set version of this team. `given` is a spec without dataset and dataset_sha256."""
     version = DatasetVersion.objects.for_team(team).select_related("dataset").filter(pk=dataset_version_id).first()
     if version is None:
         raise NotFoundError(f"No data set version {dataset_version_id} in this team.", field="dataset")
-    name = adapter_name_check(adapter)
+    name = check_name(adapter, field="adapter")
     spec = train_spec({**given, "dataset": str(version), "dataset_sha256": version.sha256}).as_dict()
     run = run_submit(
         team=team, user=user, kind=Run.Kind.TRAIN, title=name, dataset_version=version,
@@ -134,6 +117,16 @@ def doorbell_send(*, outbox_id: int) -> bool:
     Outbox.objects.filter(pk=outbox_id).update(sent_at=Now())
     waiting.filter(waiting_for=UNREACHABLE).update(waiting_for="")
     return True
+
+
+def doorbell_again(*, run_id: int) -> bool:
+    """A new doorbell for a run whose message got lost, in place of its older ones."""
+    with transaction.atomic():
+        if not Run.objects.filter(pk=run_id, state=Run.State.QUEUED).exists():
+            return False
+        outbox = Outbox.objects.create(run_id=run_id)
+        Outbox.objects.filter(run_id=run_id, pk__lt=outbox.pk).delete()
+    return doorbell_send(outbox_id=outbox.pk)
 
 
 def run_is_over(*, run_id: int) -> None:
