@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.stream_redis import async_client, client, redis_errors
-from jobs.stream_request import GenerateRequest, new_id
+from jobs.stream_request import GenerateRequest as GenerateRequest
+from jobs.stream_request import new_id as new_id
 from ml.errors import BusyError, ColdframeError, NotFoundError, UnavailableError
 
 REQUESTS = "cf:requests"
@@ -65,7 +66,7 @@ end
 if queued + #fresh > tonumber(ARGV[1]) then return {'all', queued} end
 for _, i in ipairs(fresh) do
   local answer, ends = 'cf:answer:' .. ARGV[i], tonumber(ARGV[i + 3])
-  redis.call('XADD', answer, '*', 'e', 'queued', 'd', '{"ends_ms":' .. ARGV[i + 3] .. '}')
+  redis.call('XADD', answer, '0-1', 'e', 'queued', 'd', '{"ends_ms":' .. ARGV[i + 3] .. '}')
   redis.call('PEXPIRE', answer, ends - tonumber(now) + 3600000)
   redis.call('XADD', KEYS[1], '*', 'id', ARGV[i], 'team', ARGV[i + 1], 'ends_ms', ARGV[i + 3], 'd', ARGV[i + 2])
   redis.call('HINCRBY', KEYS[2], ARGV[i + 1], 1)

@@ -1,0 +1,191 @@
+"""Requests from the stream: new ones, those of engines that died, and cancellations. Runs in a thread of its own.
+
+Guarantees: an engine takes no more than it can hold, so that others get their share; a request stays in the stream
+until its answer is done; the requests of an engine without a heartbeat (or whose process is gone on this machine) are
+taken over by exactly one other; one that was delivered too often (it may kill engines) is refused. Survives Redis going
+away.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import redis
+
+from jobs import stream
+from jobs.engine_ticket import Ticket, Tickets
+from jobs.engine_writer import OWNERS, AnswerWriter, Write, final_at
+from jobs.stream_redis import client
+from ml.errors import ColdframeError, SpecError, UnavailableError
+
+MAX_ATTEMPTS = 4
+RESCUE_EVERY_S = 2.0
+_RESCUE_IDLE_MS = 1000
+_TAKE = 8
+logger = logging.getLogger(__name__)
+
+
+def is_gone(heartbeat: Mapping[str, str]) -> bool:
+    """Whether the engine of this heartbeat is dead: it faded out, or its process on this machine has ended."""
+    if not heartbeat:
+        return True
+    if json.loads(heartbeat.get("host", '""')) != socket.gethostname():
+        return False
+    try:
+        os.kill(int(json.loads(heartbeat["pid"])), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError):
+        return False
+    return False
+
+
+class Intake:
+    """Calls `take(ticket)` for each request, `refuse(ticket, error)` for one that must not be tried, `cancel(id)`."""
+
+    def __init__(
+        self,
+        engine_id: str,
+        tickets: Tickets,
+        *,
+        limit: int,
+        writer: AnswerWriter,
+        take: Callable[[Ticket], None],
+        refuse: Callable[[Ticket, ColdframeError], None],
+        cancel: Callable[[str], None],
+    ) -> None:
+        self._engine_id = engine_id
+        self._tickets = tickets
+        self._limit = limit
+        self._writer = writer
+        self._take, self._refuse, self._cancel = take, refuse, cancel
+        self._stop = threading.Event()
+        self._rescue_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(3)
+
+    def _run(self) -> None:
+        pause_s = 0.0
+        while not self._stop.is_set():
+            try:
+                self.tick()
+                pause_s = 0.0
+            except redis.ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                self._make_group()
+            except (redis.RedisError, OSError) as error:
+                if not pause_s:
+                    logger.warning("requests cannot be read: %s; trying again", error)
+                pause_s = min(max(2 * pause_s, 0.2), 5.0)
+                self._stop.wait(pause_s)
+
+    def _make_group(self) -> None:
+        try:
+            client().xgroup_create(stream.REQUESTS, stream.GROUP, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def tick(self) -> None:
+        """One round: cancellations, orphans now and then, new requests (waits a moment for them)."""
+        self._take_cancels()
+        if time.monotonic() >= self._rescue_at:
+            self._rescue_at = time.monotonic() + RESCUE_EVERY_S
+            self.rescue()
+        room = self._limit - len(self._tickets)
+        if room <= 0:
+            self._stop.wait(0.05)
+            return
+        found = client().xreadgroup(
+            stream.GROUP, self._engine_id, {stream.REQUESTS: ">"}, count=min(room, _TAKE), block=100
+        )
+        for entry_id, fields in found[0][1] if found else ():
+            self._accept(entry_id, fields, attempt=1)
+
+    def _take_cancels(self) -> None:
+        ids = self._tickets.ids()
+        if not ids:
+            return
+        flags = client().mget([stream.cancel_key(request_id) for request_id in ids])
+        for request_id, flag in zip(ids, flags, strict=True):
+            if flag:
+                self._cancel(request_id)
+
+    def rescue(self) -> None:
+        """Takes over the requests of engines that are gone."""
+        pending = client().xpending_range(stream.REQUESTS, stream.GROUP, "-", "+", 1000, idle=_RESCUE_IDLE_MS)
+        gone: dict[str, bool] = {self._engine_id: False}
+        room = self._limit - len(self._tickets)
+        for entry in pending:
+            owner = entry["consumer"]
+            if owner not in gone:
+                gone[owner] = is_gone(client().hgetall(stream.engine_key(owner)))
+            if gone[owner] and room > 0:
+                room -= 1
+                self._claim(entry["message_id"], entry["times_delivered"] + 1)
+
+    def _claim(self, entry_id: str, attempt: int) -> None:
+        claimed = client().xclaim(stream.REQUESTS, stream.GROUP, self._engine_id, _RESCUE_IDLE_MS, [entry_id])
+        for claimed_id, fields in claimed:
+            if fields:
+                logger.info("taking over request %s, delivery %d", fields["id"], attempt)
+                self._accept(claimed_id, fields, attempt=attempt)
+        if not claimed:
+            logger.debug("request entry %s was taken over by another engine", entry_id)
+
+    def _accept(self, entry_id: str, fields: Mapping[str, str], *, attempt: int) -> None:
+        client().hset(OWNERS, fields.get("id", ""), self._engine_id)
+        try:
+            ticket = Ticket.from_entry(entry_id, fields, attempt=attempt)
+        except (ColdframeError, ValueError, KeyError, TypeError) as error:
+            self._drop_unreadable(entry_id, fields.get("id", ""), error)
+            return
+        if not self._tickets.add(ticket):
+            return
+        replay(ticket, client().xrange(stream.answer_key(ticket.id)))
+        if attempt > MAX_ATTEMPTS and ticket.final is None:
+            self._refuse(
+                ticket,
+                UnavailableError(
+                    f"The answer was begun {attempt - 1} times and each engine stopped on it.",
+                    hint="Ask in another way; the engine's log says what happened.",
+                    code="engine_lost",
+                ),
+            )
+            return
+        self._take(ticket)
+
+    def _drop_unreadable(self, entry_id: str, request_id: str, error: Exception) -> None:
+        logger.error("request %s cannot be read: %s", request_id, error)
+        reason = error if isinstance(error, ColdframeError) else SpecError(f"The request cannot be read: {error}.")
+        data = {"error": reason.as_dict()}
+        self._writer.put(Write(id=request_id, at=final_at(0), event="error", data=data, acknowledge=entry_id))
+
+
+def replay(ticket: Ticket, past: Sequence[tuple[str, dict[str, str]]]) -> None:
+    """Notes in the ticket what earlier engines have sent."""
+    for _, fields in past:
+        event = stream.parse_event(fields)
+        if event["event"] == "token":
+            ticket.emitted += event["ids"]
+            ticket.text += event["text"]
+        elif event["event"] == "sources":
+            ticket.sources = event["sources"]
+        elif event["event"] == "start":
+            ticket.info = event
+        elif event["event"] in stream.FINAL_EVENTS:
+            ticket.final = event
+    ticket.n_sent = len(ticket.emitted)

@@ -1,0 +1,175 @@
+"""The engine's process: one frozen model, its batch, and the threads that connect it with Redis. `manage.py engine`.
+
+Threads: the model's (the main one) · intake · answers (writes events) · messages (keeps chat answers) · services ·
+heartbeat · small pools for preparing requests and loading adapters. SIGTERM and SIGINT stop after the step under way;
+unfinished requests stay in the stream, and another engine goes on with them where this one stopped. A fault of the
+model's loop itself ends the process with code 70: the supervisor starts a fresh one, which takes the requests over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import stream_redis
+from jobs.engine_answers import Answers
+from jobs.engine_heartbeat import Heartbeat, engine_id
+from jobs.engine_intake import Intake
+from jobs.engine_messages import Closer, DjangoMessages, Messages
+from jobs.engine_services import HANDLERS, Services
+from jobs.engine_ticket import Tickets
+from jobs.engine_writer import AnswerWriter
+from ml.errors import ModelError
+
+WAITING = "waiting for the model"
+_AHEAD = 16
+"""Requests taken from the stream beyond the slots: enough to be prepared in time, few enough to leave others some."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    base: str
+    """Name of a folder in models_dir."""
+    models_dir: Path
+    artifact_folder: Callable[[str], Path]
+    """Local folder of an artifact by its sha256; may fetch it."""
+    n_slots: int = 16
+    length: int = 1024
+    threads: int = 0
+    """Torch's threads; 0 means all cores."""
+    redis_url: str = ""
+    """Empty: settings.REDIS_URL."""
+    messages: Messages | None = None
+    device: str = "cpu"
+
+
+class EngineProcess:
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._name = engine_id()
+        self._stop = threading.Event()
+        self._engine: Any = None
+        self._state = "starting"
+        if config.redis_url:
+            stream_redis.configure(config.redis_url)
+        self._heartbeat = Heartbeat(self._name, base=config.base, describe=self._describe)
+
+    def stop(self, *_: object) -> None:
+        """Any thread, or a signal."""
+        self._stop.set()
+
+    def run(self) -> int:
+        """Serves until stopped. Returns the exit code."""
+        self._heartbeat.start()
+        try:
+            self._engine = self._load()
+            if self._engine is not None:
+                self._serve()
+            return 0
+        except ModelError as error:
+            logger.error("%s %s", error.message, error.hint)
+            return 69
+        except Exception:
+            logger.exception("the engine stops")
+            return 70
+        finally:
+            self._heartbeat.stop()
+            logger.info("engine %s has stopped", self._name)
+
+    def _describe(self) -> dict[str, Any]:
+        engine = self._engine
+        fields: dict[str, Any] = {"state": self._state, "device": self._config.device}
+        if engine is None:
+            return {**fields, "slots": self._config.n_slots, "length": self._config.length, "rows": [], "step": 0,
+                    "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": []}  # fmt: skip
+        shot = engine.snapshot()
+        return {
+            **fields, "slots": shot.slots, "length": shot.length, "rows": shot.rows, "step": shot.step,
+            "step_ms": engine.meter.step_ms, "tokens_per_s": engine.meter.tokens_per_s, "queue": shot.queue,
+            "resident": [{"label": self._labels.get(r["artifact"], r["artifact"][:12]), **r} for r in shot.resident],
+            "fingerprint": engine.backbone.fingerprint,
+        }  # fmt: skip
+
+    def _load(self) -> Any:
+        """The engine, once the model's folder is there; None when stopped before."""
+        folder = self._config.models_dir / self._config.base
+        while not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            if self._state != WAITING:
+                logger.warning("waiting for the base model in %s (make models fetches the starter models)", folder)
+                self._state = WAITING
+            if self._stop.wait(1.0):
+                return None
+        self._state = "loading the model"
+        import torch
+
+        from ml.backbone import load_backbone, model_folder
+        from ml.engine.engine import Engine
+
+        torch.set_num_threads(self._config.threads or os.cpu_count() or 1)
+        backbone = load_backbone(model_folder(self._config.models_dir, self._config.base), device=self._config.device)
+        self._labels: dict[str, str] = {}
+        return Engine(
+            backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
+            length=self._config.length,
+        )  # fmt: skip
+
+    def _serve(self) -> None:
+        tickets = Tickets()
+        writer = AnswerWriter(self._name, lambda request_id: answers.drop(request_id))
+        closer = Closer(tickets, writer, self._config.messages or DjangoMessages())
+        answers = Answers(self._engine, self._name, tickets, writer, closer, labels=self._labels)
+        intake = Intake(
+            self._name, tickets, limit=self._config.n_slots + _AHEAD, writer=writer, take=answers.take,
+            refuse=answers.refuse, cancel=answers.cancel,
+        )  # fmt: skip
+        services = Services(self._name, {**HANDLERS, "count_tokens": self._count_tokens})
+        parts = (writer, closer, intake, services)
+        for part in parts:
+            part.start()
+        self._state = "ready"
+        logger.info("engine %s serves %s: %d slots of %d tokens", self._name, self._config.base,
+                    self._config.n_slots, self._engine.scheduler.length)  # fmt: skip
+        try:
+            while not self._stop.is_set():
+                self._engine.wait(0.2)
+                answers.handle(self._engine.step())
+        finally:
+            self._state = "stopping"
+            intake.stop()
+            answers.stop()
+            services.stop()
+            closer.stop()
+            writer.stop()
+
+    def _count_tokens(self, payload: dict[str, Any]) -> dict[str, Any]:
+        from ml.data.chat import prompt_ids
+
+        n = len(prompt_ids(self._engine.backbone.tokenizer, payload["messages"]))
+        return {"tokens": n, "limit": self._engine.scheduler.length}
+
+
+def config_from_settings() -> EngineConfig:
+    from django.conf import settings
+
+    from webapp.storage import path_of
+
+    return EngineConfig(
+        base=settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
+        length=settings.ENGINE_LENGTH, threads=settings.ENGINE_THREADS,
+        artifact_folder=lambda sha: path_of(f"artifacts/{sha}"),
+    )  # fmt: skip
+
+
+def main() -> int:
+    """`manage.py engine`; Django is set up. Returns the exit code."""
+    process = EngineProcess(config_from_settings())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, process.stop)
+    return process.run()

@@ -1,0 +1,95 @@
+"""From a request as people send it to one that the engine can batch: retrieval, chat template, what fits the context.
+
+Runs in a small pool, so that a slow vector store delays only the rows that need it. A chat that has grown too long
+loses its oldest turns (the start event says how many); other requests are refused when they do not fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from jobs.engine_retrieve import retrieve
+from jobs.engine_ticket import Ticket
+from jobs.stream import GenerateRequest
+from ml.data.chat import prompt_ids
+from ml.engine.engine import Engine
+from ml.engine.types import Request, Sampling
+from ml.errors import ModelError
+
+_ADAPTER_WAIT_S = 120.0
+_SOURCES_OVERHEAD = 96
+"""Tokens of the instruction about sources."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    request: Request | None
+    """None when the answer is the collection's refusal."""
+    refusal: str = ""
+    sources: list[dict[str, Any]] | None = None
+    """None when there is no collection."""
+    n_dropped: int = 0
+    """Messages of the history that did not fit."""
+
+
+def seed_of(request: GenerateRequest) -> int:
+    """The request's own seed, or one that its id fixes: another engine must go on with the same random numbers."""
+    if request.seed is not None:
+        return request.seed
+    return int.from_bytes(blake2b(request.id.encode(), digest_size=7).digest())
+
+
+def sampling_of(request: GenerateRequest) -> Sampling:
+    return Sampling(
+        max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k,
+        repetition_penalty=request.repetition_penalty, stop=tuple(request.stop), seed=seed_of(request),
+        n_logprobs=request.n_logprobs,
+    )  # fmt: skip
+
+
+def prepare(ticket: Ticket, engine: Engine) -> Prepared:
+    """Raises a ColdframeError: another base model, damaged adapter, collection gone, vector store down."""
+    request, backbone = ticket.request, engine.backbone
+    if request.base != backbone.name:
+        raise ModelError(
+            f"This engine serves {backbone.name}; the request is for {request.base}.",
+            hint=f"Start an engine with BASE_MODEL={request.base}.",
+            field="base",
+        )
+    room = engine.scheduler.length - _prefix_tokens(request, engine) - request.max_tokens
+    tokenizer = backbone.tokenizer
+    budget = room - len(prompt_ids(tokenizer, request.messages[-1:])) - _SOURCES_OVERHEAD
+    found = retrieve(
+        request, known=ticket.sources, budget_tokens=max(budget, 0), count=lambda text: len(tokenizer.tokenize(text))
+    )
+    sources = found.sources if request.collection_id is not None else None
+    if found.refusal is not None:
+        return Prepared(request=None, refusal=found.refusal, sources=sources)
+    messages, n_dropped = found.messages, 0
+    ids = prompt_ids(tokenizer, messages)
+    while len(ids) > room and request.message_id is not None and (shorter := without_oldest(messages)):
+        n_dropped += len(messages) - len(shorter)
+        messages, ids = shorter, prompt_ids(tokenizer, shorter)
+    batched = Request(
+        id=request.id, team_id=request.team_id, prompt_ids=tuple(ids), artifact=request.artifact,
+        label=request.label, sampling=sampling_of(request), emitted=tuple(ticket.emitted), deadline=ticket.deadline,
+    )  # fmt: skip
+    return Prepared(request=batched, sources=sources, n_dropped=n_dropped)
+
+
+def _prefix_tokens(request: GenerateRequest, engine: Engine) -> int:
+    if request.artifact is None:
+        return 0
+    return engine.adapters.fetch(request.artifact).result(timeout=_ADAPTER_WAIT_S).prefix_tokens
+
+
+def without_oldest(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """`messages` without the oldest turn; the system message and the last question stay. Empty: nothing can go."""
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    turns = messages[len(system) :]
+    if len(turns) < 2:
+        return []
+    n = next((i for i in range(1, len(turns)) if turns[i]["role"] == "user"), 1)
+    return [*system, *turns[n:]]
