@@ -91,7 +91,7 @@ async def _exited(process: asyncio.subprocess.Process) -> int:
 class Supervisor:
     """`await run()` until `stop()` is called or an essential task fails; returns the exit code."""
 
-    def __init__(self, parts: Iterable[Part], *, log: LogSink, grace_s: float = 6.0) -> None:
+    def __init__(self, parts: Iterable[Part], *, log: LogSink, grace_s: float = 8.0) -> None:
         self.parts = {part.name: part for part in parts}
         self.log, self.grace_s = log, grace_s
         self.ready = {name: asyncio.Event() for name in self.parts}
