@@ -1,0 +1,150 @@
+"""Forward passes over rows of different length, as training and evaluation both need them.
+
+Legend: B rows, S tokens all rows begin with (virtual tokens included), R longest remainder, V vocabulary, N positions.
+
+What all rows of a batch begin with (virtual tokens, system prompt, instruction) runs through the model once, at batch
+size 1, and its keys and values are shared; only the remainders are padded, on the right. Gradients flow through the
+shared part. The output layer sees only the positions asked for: no [B, T, V] tensor is ever made. Results equal a plain
+forward of each row alone up to rounding. Works with any decoder of transformers through its ordinary forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn import functional
+
+from ml.data.chat import Example
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside a PEFT model (with its LoRA layers in place), or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@contextmanager
+def plain(model: Any) -> Iterator[Any]:
+    """The untouched frozen model inside `model`."""
+    if not isinstance(model, PeftModel):
+        yield model
+        return
+    with model.disable_adapter():
+        yield model.get_base_model()
+
+
+@contextmanager
+def _output_sees(base: Any, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While open, the output layer gets `choose(hidden)` instead of `hidden` [B, T, D]."""
+    hook = base.get_output_embeddings().register_forward_pre_hook(lambda _, args: (choose(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ragged:
+    """Remainders of rows after what they share: right-padded, on the model's device."""
+
+    ids: Tensor
+    """[B, R]"""
+    mask: Tensor
+    """[B, R] true where there is a token."""
+    cache: Any
+    """Keys and values of the shared part at batch size B; None when nothing is shared."""
+    n_past: int
+    """S: length of the shared part, virtual tokens included."""
+    n_shared: int
+    """How many of the rows' own ids are in the shared part."""
+
+
+def n_common(rows: Sequence[list[int]]) -> int:
+    """Length of the longest common prefix of `rows`; 0 for a single row, which has no one to share with."""
+    if len(rows) < 2:
+        return 0
+    low, high = min(rows), max(rows)
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
+    """Ids [B, R] padded with 0 and the mask [B, R] of real tokens."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(width, device=device) < lengths[:, None]
+
+
+def share(model: Any, rows: Sequence[Sequence[int]], n_shared: int) -> Ragged:
+    """Runs the first `n_shared` ids (and a PEFT prompt, if any) once; every row keeps at least one id after them."""
+    device = base_of(model).device
+    cache = _shared_cache(model, rows[0][:n_shared])
+    n_past = 0
+    if cache is not None:
+        n_past = int(cache.get_seq_length())
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(len(rows), -1, -1, -1)
+            layer.values = layer.values.expand(len(rows), -1, -1, -1)
+    ids, mask = pad_right([row[n_shared:] for row in rows], device)
+    return Ragged(ids=ids, mask=mask, cache=cache, n_past=n_past, n_shared=n_shared)
+
+
+def _shared_cache(model: Any, prefix: Sequence[int]) -> Any:
+    base = base_of(model)
+    with _output_sees(base, lambda hidden: hidden[:, :0]):
+        if prefix:
+            ids = torch.tensor([list(prefix)], device=base.device)
+            return model(input_ids=ids, use_cache=True).past_key_values
+        if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+            prompt = model.get_prompt(1)
+            if not isinstance(prompt, Tensor):
+                return prompt
+            return base(inputs_embeds=prompt.to(base.dtype), use_cache=True).past_key_values
+    return None
+
+
+def run(
+    model: Any, ragged: Ragged, *, keep: Tensor, mask: Tensor | None = None, positions: Tensor | None = None,
+    use_cache: bool = False,
+) -> tuple[Tensor, Any]:  # fmt: skip
+    """Logits [N, V] at the positions where `keep` [B, R] is true, row by row, and the cache (S + R long).
+
+    `mask` replaces the causal mask: bool [B, 1, R, S + R]. `positions` [B, R] replaces S, S + 1, ….
+    """
+    base = base_of(model)
+    if mask is None:
+        past = ragged.mask.new_ones(ragged.mask.shape[0], ragged.n_past)
+        mask = torch.cat([past, ragged.mask], dim=1).long()
+    if positions is None:
+        positions = torch.arange(ragged.ids.shape[1], device=ragged.ids.device)[None] + ragged.n_past
+        positions = positions.expand(ragged.ids.shape[0], -1)
+    with _output_sees(base, lambda hidden: hidden[keep]):
+        out = base(
+            input_ids=ragged.ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=ragged.cache,
+            use_cache=use_cache or ragged.cache is not None,
+        )
+    return out.logits, out.past_key_values
+
+
+def completion_nll(model: Any, examples: Sequence[Example], *, sharing: bool = True) -> tuple[Tensor, Tensor]:
+    """Negative log likelihood of every completion token [N], and the row that each belongs to [N].
+
+    `sharing=False` shares virtual tokens only: needed while dropout is active, where each row draws its own.
+    """
+    rows = [example.ids[:-1] for example in examples]
+    common = n_common([example.ids[: example.n_prompt - 1] for example in examples]) if sharing else 0
+    ragged = share(model, rows, common)
+    column = torch.arange(ragged.ids.shape[1], device=ragged.ids.device)
+    first = torch.tensor([e.n_prompt - 1 - common for e in examples], device=ragged.ids.device)
+    keep = ragged.mask & (column >= first[:, None])  # [B, R]
+    logits, _ = run(model, ragged, keep=keep)
+    targets = torch.tensor([i for e in examples for i in e.ids[e.n_prompt :]], device=logits.device)
+    return functional.cross_entropy(logits.float(), targets, reduction="none"), keep.nonzero()[:, 0]
