@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S, HEARTBEAT_TTL_S = 10, 30
 SOFT_LIMIT_S, HARD_LIMIT_S = 540, 600
+INSPECT_LIMIT_S = 270
 
 app = Celery("coldframe", broker=redis_url())
 app.conf.update(
@@ -80,6 +81,14 @@ def _beat(names: list[str], stopped: threading.Event) -> None:
             logger.warning("heartbeat not written: %s", type(error).__name__)
         if stopped.wait(HEARTBEAT_S):
             return
+
+
+@app.task(name="jobs.inspect", soft_time_limit=INSPECT_LIMIT_S, time_limit=INSPECT_LIMIT_S + 30)
+def inspect(upload_id: int) -> str:
+    """A look at an upload; acknowledged at once: people can ask again, and a file that kills must not come back."""
+    from jobs.inspect_upload import inspect
+
+    return inspect(upload_id)
 
 
 @worker_ready.connect

@@ -24,11 +24,20 @@ TIMEOUT_S = 2
 
 def enqueue(kind: str, run_id: int) -> None:
     """Tells the workers of the kind's queue about the run. Raises UnavailableError when the broker is away."""
+    queue = QUEUE_OF[kind]
+    _send(queue, TASK_OF[queue], f"run-{run_id}", run_id)
+
+
+def enqueue_inspect(upload_id: int) -> None:
+    """Has a worker look at an upload (jobs/inspect_upload.py). Raises UnavailableError when the broker is away."""
+    _send("cpu", "jobs.inspect", f"upload-{upload_id}", upload_id)
+
+
+def _send(queue: str, task: str, name: str, argument: int) -> None:
     from kombu.connection import Connection
     from kombu.exceptions import OperationalError
 
-    queue = QUEUE_OF[kind]
-    body, headers, properties = _message(TASK_OF[queue], run_id)
+    body, headers, properties = _message(task, name, argument)
     options = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S, "max_retries": 0}
     connection = Connection(redis_url(), transport_options=options, connect_timeout=TIMEOUT_S)
     away: tuple[type[BaseException], ...] = (OperationalError, OSError, *connection.connection_errors)
@@ -44,15 +53,15 @@ def enqueue(kind: str, run_id: int) -> None:
         ) from error
 
 
-def _message(task: str, run_id: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    task_id = f"run-{run_id}-{uuid.uuid4().hex}"
+def _message(task: str, name: str, argument: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    task_id = f"{name}-{uuid.uuid4().hex}"
     headers = {
         "lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
         "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "ignore_result": True,
-        "argsrepr": f"({run_id},)", "kwargsrepr": "{}", "origin": f"{os.getpid()}@{socket.gethostname()}",
+        "argsrepr": f"({argument},)", "kwargsrepr": "{}", "origin": f"{os.getpid()}@{socket.gethostname()}",
     }  # fmt: skip
     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    return [[run_id], {}, embed], headers, {"correlation_id": task_id, "content_encoding": "utf-8"}
+    return [[argument], {}, embed], headers, {"correlation_id": task_id, "content_encoding": "utf-8"}
 
 
 def waiting_in(queue: str) -> set[int]:

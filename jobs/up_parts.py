@@ -162,6 +162,8 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
         sys.executable, "-m", "uvicorn", "webapp.asgi:application", "--host", plan.host, "--port", str(plan.port),
         "--no-server-header", "--no-access-log", "--lifespan", "off", "--timeout-graceful-shutdown", "2",
     )  # fmt: skip
+    # A process that has loaded a tokenizer shows the next preview at once; none lives long enough to grow.
+    reused = ("--max-tasks-per-child", "50")
     light = {**env, **thread_env(1)}
     redis = tuple(name for name in services if name == "redis")
     needs = ("prepare", *redis)
@@ -174,7 +176,7 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
             env=env, cwd=ROOT, once=True, essential=False, after=("web",),
         ),
         Part(name="gpu", command=(*celery, "-Q", "gpu", "-n", "gpu@%h"), env=env, cwd=ROOT, after=needs),
-        Part(name="cpu", command=(*celery, "-Q", "cpu", "-n", "cpu@%h"), env=light, cwd=ROOT, after=needs),
+        Part(name="cpu", command=(*celery, "-Q", "cpu", "-n", "cpu@%h", *reused), env=light, cwd=ROOT, after=needs),
         Part(name="reconciler", command=(*manage, "reconcile"), env=light, cwd=ROOT, after=needs),
     ]  # fmt: skip
 

@@ -26,6 +26,7 @@ EVERY_S = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, help="JSON file with kind, source_path, filename, mapping, splits, seed")
     parser.add_argument("--workdir", type=Path, required=True, help="folder to work in")
+    parser.add_argument("--models", type=Path, help="the models folder; with `base` in the spec, tokens are counted")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         out = args.workdir / "out"
         report = build_version(sniff(path, filename), _recipe(spec), out, progress=progress)
+        _count_tokens(args, spec, out)
         metrics = {"n_rows": sum(report["splits"].values()), "n_left_out": report["n_left_out"], **report["splits"]}
     args.emit("finished", out=str(out), metrics=metrics, seconds=time.monotonic() - start)
     return 0
@@ -69,6 +71,20 @@ def _recipe(spec: Mapping[str, Any]) -> Recipe:
         raise SpecError(f"Seed must be a whole number from 0 to 2,147,483,647, got {seed!r}.", field="seed")
     given = {field.name: spec[field.name] for field in fields(Recipe) if field.name in spec}
     return Recipe(**{"mapping": {}, "splits": {}, **given, "seed": seed})
+
+
+def _count_tokens(args: argparse.Namespace, spec: Mapping[str, Any], out: Path) -> None:
+    """Adds token lengths to report.json where the base model is at hand; characters are always there."""
+    base = spec.get("base")
+    if args.models is None or not isinstance(base, str) or not (args.models / base / "config.json").is_file():
+        return
+    from ml.data.lengths import token_lengths
+
+    args.emit("phase", text="Counting tokens")
+    path = out / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["tokens"] = token_lengths(out, models_dir=args.models, base=base)
+    path.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
 
 def _progress(emit: Callable[..., None], size_bytes: int) -> Callable[[int], None]:

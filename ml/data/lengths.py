@@ -1,0 +1,53 @@
+"""How many tokens the rows of a version have, counted with the base model's own tokenizer and chat template.
+
+Needs only the tokenizer, not the weights. At most 5,000 rows are counted, evenly spread over the splits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ml.backbone import model_folder
+from ml.data.chat import example_ids
+from ml.data.report import count_lengths
+from ml.data.splitting import SPLITS
+from ml.errors import DataError, ModelError
+
+MAX_COUNTED = 5_000
+_NO_LIMIT = 1_000_000
+
+
+def load_tokenizer(models_dir: Path, base: str) -> Any:
+    """The tokenizer of a model in the models folder. Raises ModelError when there is none."""
+    from transformers import AutoTokenizer
+
+    folder = model_folder(models_dir, base)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The tokenizer of {base} cannot be loaded: {error}.", hint="Fetch the model again."
+        ) from error
+
+
+def token_lengths(folder: Path, *, models_dir: Path, base: str) -> dict[str, Any]:
+    """Median, 95th percentile, longest and a histogram of tokens a row, with the base's name; see `count_lengths`."""
+    about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    step = max(1, -(-sum(about["splits"].values()) // MAX_COUNTED))
+    tokenizer = load_tokenizer(models_dir, base)
+    lengths: Counter[int] = Counter()
+    for split in SPLITS:
+        with (folder / f"{split}.jsonl").open(encoding="utf-8") as file:
+            for place, line in enumerate(file):
+                if place % step == 0:
+                    row = json.loads(line)
+                    try:
+                        lengths[len(example_ids(tokenizer, row["messages"], row["completion"], _NO_LIMIT).ids)] += 1
+                    except DataError as error:
+                        raise DataError(
+                            f"Row {row['row']}: {error.message}", hint=error.hint, field=error.field
+                        ) from error
+    return {**count_lengths(lengths), "base": base}

@@ -1,0 +1,161 @@
+"""Data sets and their immutable versions: asked for, published by a worker, archived.
+
+Guarantees: a data set's row appears together with its first version, so a file that turns out unusable leaves nothing
+behind; versions are numbered without gaps under a lock; publishing twice gives the same version; content that equals an
+existing version of the same data set becomes no second one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Max
+from django.utils.text import slugify
+
+from ml.errors import ColdframeError, SpecError
+from webapp import storage
+from webapp.models import Dataset, DatasetVersion, Run, Team, Upload
+from webapp.reading import read_in_child
+from webapp.services.runs import run_submit
+from webapp.services.teams import audit
+
+DEFAULT_SPLITS: dict[str, Any] = {"kind": "stratified", "validation": 0.1, "test": 0.1}
+CHILD_TIMEOUT_S = 300
+
+
+def dataset_name_check(name: str) -> str:
+    """A data set's name as people type it. Raises SpecError with a name that would do."""
+    text = name.strip()
+    if text and len(text) <= 80 and text == slugify(text) and text[0] not in "-_":
+        return text
+    better = slugify(text).strip("-_")[:80]
+    raise SpecError(
+        f"A data set's name is 1 to 80 lower-case letters, digits, - and _, got {text[:100]!r}.",
+        hint=f"Try {better}." if better else "For example support-triage.", field="name",
+    )  # fmt: skip
+
+
+@transaction.atomic
+def version_submit(
+    *, team: Team, user: Any, upload: Upload, name: str, mapping: Mapping[str, Any], splits: Mapping[str, Any],
+    seed: int = 17, leave_out: bool = False, drop_duplicates: bool = False, drop_leaks: bool = False,
+) -> Run:  # fmt: skip
+    """A run that reads the whole upload and makes a version of the data set called `name` (made when there is none)."""
+    name = dataset_name_check(name)
+    if upload.state not in (Upload.State.READY, Upload.State.REFUSED) or not upload.report.get("n_rows"):
+        raise ColdframeError(
+            f"{upload.filename} is not ready: {upload.get_state_display().lower()}.",
+            hint="Wait until it has been read, or open it again.", status=409,
+        )  # fmt: skip
+    run = run_submit(
+        team=team, user=user, kind=Run.Kind.VALIDATE, title=name,
+        spec={
+            "kind": "validate", "source": upload.storage_key, "filename": upload.filename,
+            "format": upload.report.get("format"), "mapping": dict(mapping), "splits": dict(splits), "seed": seed,
+            "leave_out": leave_out, "drop_duplicates": drop_duplicates, "drop_leaks": drop_leaks,
+            "base": settings.BASE_MODEL, "dataset": name, "upload": upload.pk,
+        },
+    )  # fmt: skip
+    Upload.objects.filter(pk=upload.pk).update(
+        mapping=dict(mapping), error=None, state=Upload.State.READY, report={**upload.report, "run": run.pk}
+    )
+    audit(team=team, user=user, action="dataset.submit", subject=name, file=upload.filename, run=run.pk)
+    return run
+
+
+@transaction.atomic
+def version_publish(*, run: Run, out: Path) -> DatasetVersion:
+    """Registers what a validate run made; its folder is in the storage already or is put there now."""
+    upload = Upload.objects.for_team(run.team).filter(pk=run.spec.get("upload")).first()
+    version = _version_create(
+        team=run.team, user=run.created_by, name=run.spec["dataset"], out=Path(out), run=run, upload=upload,
+        filename=run.spec.get("filename", ""),
+    )  # fmt: skip
+    Run.objects.filter(pk=run.pk).update(
+        result={**run.result, "dataset_version": version.pk, "name": str(version), "is_new": version.run_id == run.pk}
+    )
+    return version
+
+
+def version_run_over(*, run: Run) -> None:
+    """A validate run ended without a version: the upload's page shows why and can be sent again."""
+    Upload.objects.filter(pk=run.spec.get("upload"), team=run.team).update(error=run.error)
+
+
+def version_from_rows(
+    *, team: Team, user: Any, name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str, Any],
+    splits: Mapping[str, Any] | None = None, seed: int = 17,
+) -> DatasetVersion:  # fmt: skip
+    """A version made here and now of a few rows, without a worker: the demo, corrected answers. Takes about a second.
+
+    The reading is done by a child process (`python -m ml validate`), so nothing heavy is imported.
+    """
+    name = dataset_name_check(name)
+    text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
+    upload = Upload(team=team, created_by=user, key=uuid.uuid4(), filename=f"{name}.jsonl", size_bytes=len(text))
+    source = storage.put_file(io.BytesIO(text), upload.storage_key)
+    spec = {
+        "kind": "validate", "source_path": str(source), "filename": upload.filename, "mapping": dict(mapping),
+        "splits": dict(splits or DEFAULT_SPLITS), "seed": seed,
+    }  # fmt: skip
+    try:
+        with tempfile.TemporaryDirectory(dir=settings.RUNS_DIR) as folder:
+            out = read_in_child(spec=spec, workdir=Path(folder), timeout_s=CHILD_TIMEOUT_S)
+            return _version_create(
+                team=team, user=user, name=name, out=out, run=None, upload=None, filename=upload.filename
+            )
+    finally:
+        storage.delete(upload.storage_key)
+
+
+@transaction.atomic
+def _version_create(
+    *, team: Team, user: Any, name: str, out: Path, run: Run | None, upload: Upload | None, filename: str
+) -> DatasetVersion:
+    about = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+    stats = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    storage.put_folder(out, f"datasets/{about['sha256']}")
+    if upload is not None:
+        stats["source"] = {"sha256": upload.sha256, "bytes": upload.size_bytes, "upload": upload.pk}
+    dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
+    # The lock serialises the numbering on Postgres; on SQLite the transaction is exclusive from its start.
+    Dataset.objects.select_for_update().get(pk=dataset.pk)
+    version = dataset.versions.filter(sha256=about["sha256"]).first()
+    if version is None:
+        newest = dataset.versions.aggregate(newest=Max("number"))["newest"] or 0
+        version = DatasetVersion.objects.create(
+            team=team, created_by=user, dataset=dataset, number=newest + 1, sha256=about["sha256"], task=about["task"],
+            labels=about["labels"], columns=about["columns"], mapping=about["mapping"], splits=about["splits"],
+            stats=stats, filename=filename, run=run,
+        )  # fmt: skip
+        audit(team=team, user=user, action="dataset.version", subject=version, rows=version.n_rows)
+    Dataset.objects.filter(pk=dataset.pk, is_archived=True).update(is_archived=False)
+    if upload is not None:
+        Upload.objects.filter(pk=upload.pk).update(state=Upload.State.USED, dataset=dataset, error=None)
+    return version
+
+
+@transaction.atomic
+def dataset_archive(*, dataset: Dataset, user: Any, is_archived: bool) -> None:
+    """Takes a data set out of lists and choices, or puts it back; versions, runs and adapters stay as they are."""
+    if Dataset.objects.filter(pk=dataset.pk).exclude(is_archived=is_archived).update(is_archived=is_archived):
+        action = "dataset.archive" if is_archived else "dataset.restore"
+        audit(team=dataset.team, user=user, action=action, subject=dataset.name)
+
+
+@transaction.atomic
+def dataset_describe(*, dataset: Dataset, user: Any, description: str) -> None:
+    """One line of what the rows are."""
+    text = " ".join(description.split())
+    if len(text) > 300:
+        raise SpecError(f"A description has at most 300 characters, got {len(text)}.", field="description")
+    Dataset.objects.filter(pk=dataset.pk).update(description=text)
+    audit(team=dataset.team, user=user, action="dataset.describe", subject=dataset.name)
