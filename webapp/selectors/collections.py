@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Max, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Avg, Count, Max, OuterRef, Q, QuerySet, Subquery, Sum
 
-from webapp.models import Chunk, Collection, Document, DocumentVersion, Run, Team
+from webapp.models import Chunk, Citation, Collection, Document, DocumentVersion, Run, RunEvent, Team
 
 State = DocumentVersion.State
 Key = tuple[int, int, int]
@@ -60,6 +60,7 @@ def documents_of(collection: Collection) -> QuerySet[Document]:
     """The collection's documents, each with its newest version's figures and whether an older one is live."""
     newest = _versions()
     return collection.documents.filter(is_deleted=False).annotate(
+        version_pk=Subquery(newest.values("pk")[:1]),
         state=Subquery(newest.values("state")[:1]),
         error=Subquery(newest.values("error")[:1]),
         n_chunks=Subquery(newest.values("n_chunks")[:1]),
@@ -69,6 +70,75 @@ def documents_of(collection: Collection) -> QuerySet[Document]:
         read_at=Subquery(newest.values("created_at")[:1]),
         live_number=Subquery(_versions(state=State.LIVE).values("number")[:1]),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is being read in a collection now, and how the last run ended."""
+
+    runs: list[Run]
+    """Runs that are not over."""
+    failed: Run | None
+    """The newest run, if it failed."""
+    reading: dict[int, str]
+    """Document version → `reading`, `live` (read, not yet switched over) or `refused`."""
+
+
+def work_of(collection: Collection) -> Work:
+    runs = ingest_runs_of(collection)
+    active = [run for run in runs if not run.is_over]
+    events = RunEvent.objects.filter(run__in=active, name="document").order_by("pk").values_list("data", flat=True)
+    failed = next((run for run in runs if run.state == Run.State.FAILED), None)
+    return Work(runs=active, failed=failed, reading={int(data["id"]): str(data["state"]) for data in events})
+
+
+def figures_of(collection: Collection) -> dict[str, Any]:
+    """Counts for the head of the collection's page."""
+    counted = collections_of(collection.team).get(pk=collection.pk)
+    chunks = Chunk.objects.filter(
+        version__document__collection=collection, version__document__is_deleted=False, version__state=State.LIVE
+    )
+    cited = Citation.objects.filter(version__document__collection=collection, is_cited=True)
+    return {
+        "n_documents": counted.n_documents, "n_refused": counted.n_refused, "n_waiting": counted.n_waiting,
+        "n_chunks": counted.n_chunks or 0, "mean_tokens": chunks.aggregate(mean=Avg("n_tokens"))["mean"],
+        "n_citing": cited.values("message").distinct().count(),
+    }  # fmt: skip
+
+
+def store_figures(team: Team) -> dict[str, int]:
+    """Totals over the team's collections."""
+    live = DocumentVersion.objects.for_team(team).filter(state=State.LIVE, document__is_deleted=False)
+    total = live.aggregate(n_documents=Count("pk"), n_chunks=Sum("n_chunks"), n_bytes=Sum("size_bytes"))
+    return {name: value or 0 for name, value in total.items()}
+
+
+def preview_of(collection: Collection, *, n: int = 3) -> dict[str, Any] | None:
+    """Some neighbouring chunks of a document, each with the overlap to its neighbours apart."""
+    version = (
+        DocumentVersion.objects.filter(
+            document__collection=collection, document__is_deleted=False, state=State.LIVE, n_chunks__gt=0
+        )
+        .select_related("document")
+        .defer("text", "pages")
+        .order_by("-n_chunks")
+        .first()
+    )
+    if version is None:
+        return None
+    chunks = list(version.chunks.order_by("number")[: n + 1])
+    return {"version": version, "chunks": [_cut(chunks, place) for place in range(min(n, len(chunks)))]}
+
+
+def _cut(chunks: list[Chunk], place: int) -> dict[str, Any]:
+    chunk = chunks[place]
+    before = max(0, chunks[place - 1].end - chunk.start) if place else 0
+    after = max(0, chunk.end - chunks[place + 1].start) if place + 1 < len(chunks) else 0
+    n = len(chunk.text)
+    middle = max(before, n - after)
+    return {
+        "chunk": chunk, "before": chunk.text[:before], "own": chunk.text[before:middle], "after": chunk.text[middle:]
+    }  # fmt: skip
 
 
 def ingest_runs_of(collection: Collection, *, limit: int = 3) -> list[Run]:

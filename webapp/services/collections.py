@@ -15,13 +15,20 @@ from django.db import IntegrityError, transaction
 
 from ml.errors import DataError, SpecError
 from webapp.models import Collection, DocumentVersion, Run, Team
-from webapp.services.documents import Added, document_delete, documents_add, ingest_submit, versions_wait_for
+from webapp.services.documents import (
+    Added,
+    document_delete,
+    document_read_again,
+    documents_add,
+    ingest_submit,
+    versions_wait_for,
+)
 from webapp.services.ingests import ingest_publish, ingest_run_over
 from webapp.services.teams import audit
 
 __all__ = [
     "Added", "collection_create", "collection_delete", "collection_reindex", "collection_update", "document_delete",
-    "documents_add", "ingest_publish", "ingest_run_over",
+    "document_read_again", "documents_add", "ingest_publish", "ingest_run_over",
 ]  # fmt: skip
 NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 MIN_CHUNK, MAX_CHUNK = 16, 254

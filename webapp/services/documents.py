@@ -146,6 +146,19 @@ def documents_add(
     return added
 
 
+@transaction.atomic
+def document_read_again(*, document: Document, user: Any) -> Run:
+    """Reads the newest version once more, e.g. after it was refused because a part of the product was away."""
+    newest = document.versions.first()
+    if newest is None:
+        raise DataError(f"{document.title} has no content.", hint="Add the file again.", status=409)
+    run = ingest_submit(
+        collection=document.collection, user=user, versions=[newest], title=f"{document.title}, once more"
+    )  # fmt: skip
+    versions_wait_for(run=run, versions=[newest])
+    return run
+
+
 def _all_refused(errors: Sequence[ColdframeError]) -> ColdframeError:
     if len(errors) == 1:
         return errors[0]
