@@ -23,6 +23,8 @@ from ml.errors import BusyError, ColdframeError, NotFoundError, UnavailableError
 REQUESTS = "cf:requests"
 SERVICES = "cf:services"
 GROUP = "engines"
+SETUP = "cf:setup"
+"""Hash, written by jobs/starter.py: state, text, done, total."""
 LOAD = "cf:load"
 """Hash: unfinished requests by team."""
 ENGINES = "cf:engines"
@@ -256,6 +258,23 @@ async def aengines() -> list[dict[str, Any]]:
         for engine_id in ids:
             pipe.hgetall(engine_key(engine_id))
         return _heartbeats(await pipe.execute())
+
+
+def setup_progress() -> dict[str, Any] | None:
+    """How far the starter models are: state (running, ready, failed), text, done, total, share in per cent; or None."""
+    with redis_errors("look up the set-up"):
+        found = client().hgetall(SETUP)
+    if not found:
+        return None
+    done, total = int(found.get("done") or 0), int(found.get("total") or 0)
+    share = round(100 * min(done, total) / total, 1) if total else 0.0
+    return {
+        "state": found.get("state", ""),
+        "text": found.get("text", ""),
+        "done": done,
+        "total": total,
+        "share": share,
+    }
 
 
 async def collect(request_id: str) -> list[dict[str, Any]]:

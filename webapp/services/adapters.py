@@ -50,8 +50,11 @@ def _artifact_id(out: Path) -> str:
 
 def _adapter_of(run: Run) -> Adapter:
     """The adapter that the run grows, locked; made when the team has none of that name."""
-    wanted = str(run.spec.get("adapter") or "") or slugify(run.title)[:80] or f"run-{run.pk}"
-    name = check_name(wanted, field="adapter")
+    try:
+        name = check_name(str(run.spec.get("adapter") or slugify(run.title)[:80]), field="adapter")
+    except ColdframeError:
+        # What was trained is worth more than its name: it is published all the same, and can be renamed.
+        name = f"run-{run.pk}"
     adapter, _ = Adapter.objects.get_or_create(team=run.team, name=name, defaults={"created_by": run.created_by})
     if adapter.is_retired:
         Adapter.objects.filter(pk=adapter.pk).update(is_retired=False)

@@ -1,22 +1,52 @@
-"""Pages of models."""
+"""The page of the frozen part: base models, the set-up of the starter models, the engines. The parts refresh alone."""
 
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import path
+from django.views.decorators.http import require_GET
 
 from webapp.policy import policy
+from webapp.selectors import models as selectors
+from webapp.services.models import models_sync
 
 
 @policy("viewer")
+@require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    return render(request, "models/index.html")
+    models_sync()
+    beats = selectors.engines()
+    context = {
+        "rows": selectors.base_models(team=request.team, beats=beats),
+        "embedders": selectors.embedding_models(team=request.team),
+        "panes": selectors.engine_panes(team=request.team, beats=beats),
+        "setup": selectors.setup(),
+    }
+    return render(request, "models/index.html", context)
 
 
 @policy("viewer")
-def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "models/index.html")
+@require_GET
+def engine(request: HttpRequest) -> HttpResponse:
+    """The engines now; asked for every two seconds."""
+    panes = selectors.engine_panes(team=request.team, beats=selectors.engines())
+    return render(request, "models/_engines.html", {"panes": panes})
 
 
-urlpatterns = [path("", index, name="index"), path("<int:pk>/", detail, name="detail")]
+@policy("viewer")
+@require_GET
+def setup(request: HttpRequest) -> HttpResponse:
+    """How far the starter models are. When they are there, htmx is told to load the page anew."""
+    progress = selectors.setup()
+    response = render(request, "models/_setup.html", {"setup": progress})
+    if progress is None:
+        response.headers["HX-Refresh"] = "true"
+    return response
+
+
+urlpatterns = [
+    path("", index, name="index"),
+    path("engine", engine, name="engine"),
+    path("setup", setup, name="setup"),
+]
