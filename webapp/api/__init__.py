@@ -1,1 +1,35 @@
-urlpatterns: list = []
+"""The OpenAI-compatible API under /v1/. Each route's policy stands in LEVELS; a route without one is refused.
+
+Tokens are judged by webapp.policy alone, before anything here runs; ninja's own authentication is not used.
+"""
+
+from __future__ import annotations
+
+from ninja import NinjaAPI
+
+from webapp.api import chat, embeddings, models
+from webapp.api.errors import add_handlers
+from webapp.policy import Level, policy
+
+LEVELS: dict[str, Level] = {
+    "models": "viewer", "model": "viewer", "chat_completions": "member", "embeddings": "member", "api-root": "viewer",
+}  # fmt: skip
+
+api = NinjaAPI(
+    title="Coldframe", version="1", urls_namespace="v1", docs_url=None,
+    description="OpenAI's shapes; `model` is a name of your team. Send a token as `Authorization: Bearer …`.",
+    openapi_extra={
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"token": []}],
+    },
+)  # fmt: skip
+add_handlers(api)
+for part in (models, chat, embeddings):
+    api.add_router("", part.router)
+
+urlpatterns = api.urls[0]
+for pattern in urlpatterns:
+    if pattern.name == "openapi-json":
+        policy("public", is_api=True)(pattern.callback)
+    elif pattern.name in LEVELS:
+        policy(LEVELS[pattern.name], takes_token=True, is_api=True)(pattern.callback)

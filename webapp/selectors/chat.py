@@ -55,6 +55,26 @@ def collection_of(*, team: Team, given: str) -> Collection | None:
     return found
 
 
+def _corrected(team: Team, user: Any) -> QuerySet[Feedback]:
+    rows = Feedback.objects.for_team(team).filter(created_by=user, message__conversation__created_by=user)
+    return rows.exclude(correction="").select_related("message").order_by("pk")
+
+
+def n_corrections(*, team: Team, user: Any) -> int:
+    return _corrected(team, user).count()
+
+
+def corrections_of(*, team: Team, user: Any) -> list[tuple[str, str]]:
+    """Questions with the answers that they should have had."""
+    rows = list(_corrected(team, user))
+    asked = Message.objects.for_team(team).filter(
+        role=Message.Role.USER, conversation__in={row.message.conversation_id for row in rows}
+    )
+    questions = {(m.conversation_id, m.turn): m.content for m in asked}
+    found = [(questions.get((row.message.conversation_id, row.message.turn)), row.correction) for row in rows]
+    return [(question, correction) for question, correction in found if question]
+
+
 def _day(then: date, today: date) -> str:
     days = (today - then).days
     if days <= 0:

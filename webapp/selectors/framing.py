@@ -6,6 +6,7 @@ has learned. Pure: rows in, messages out. Texts of callers are only ever inserte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from webapp.models import AdapterVersion, PromptVersion
 
 SLOT = "{question}"
+_OWN_SLOT = "\x00"
+"""Cannot be typed: the templates of data sets may hold any text."""
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}\n]{1,80})\}")
+"""As in ml/data/mapping.py: `{column}`, with `{{` and `}}` for braces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,8 @@ class Frame:
 
     system: str = ""
     template: str = SLOT
-    """The user's turn; `{question}` stands for what was typed."""
+    """The user's turn; `slot` stands for what was typed."""
+    slot: str = SLOT
     examples: tuple[tuple[str, str], ...] = ()
     """Questions with their answers, shown in front of the conversation."""
     takes_history: bool = True
@@ -32,7 +38,9 @@ class Frame:
     """True where the caller's system text replaces ours; otherwise it follows ours."""
 
     def _user(self, text: str) -> str:
-        return self.template.replace(SLOT, text) if SLOT in self.template else f"{self.template}\n\n{text}".strip()
+        if self.slot in self.template:
+            return self.template.replace(self.slot, text)
+        return f"{self.template}\n\n{text}".strip()
 
     def _system(self, given: str) -> str:
         if given and self.own_system_wins:
@@ -65,6 +73,15 @@ def frame_of_prompt(version: PromptVersion) -> Frame:
     return Frame(system=version.system, template=version.template or SLOT, examples=examples)
 
 
+def _turn_of(mapping: Mapping[str, Any]) -> str:
+    """The mapping's prompt with our slot for its one column; the slot alone where there is no single column."""
+    prompt = _text(mapping.get("prompt"))
+    columns = {name for name in _PLACEHOLDER.findall(prompt) if name}
+    if mapping.get("format", "columns") != "columns" or len(columns) != 1:
+        return _OWN_SLOT
+    return _PLACEHOLDER.sub(lambda match: match[0][0] if match[0] in ("{{", "}}") else _OWN_SLOT, prompt)
+
+
 def frame_of_adapter(version: AdapterVersion) -> Frame:
     """The system text and turn of the data it was trained on; a caller's own system text wins."""
     data = version.dataset_version
@@ -72,6 +89,6 @@ def frame_of_adapter(version: AdapterVersion) -> Frame:
         return Frame()
     is_classification = data.task == "classification"
     return Frame(
-        system=_text(data.mapping.get("system")),
+        system=_text(data.mapping.get("system")), template=_turn_of(data.mapping), slot=_OWN_SLOT,
         takes_history=not is_classification, picks_label=is_classification, own_system_wins=True,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -103,22 +104,34 @@ def _prompt_version(team: Team, name: str, which: str) -> PromptVersion | None:
     )
 
 
-def names_of_team(team: Team) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A name that resolves, and since when what it names has been there."""
+
+    name: str
+    made: datetime | None = None
+
+
+def entries_of_team(team: Team) -> list[Entry]:
     """Every name that resolves, for `/v1/models` and for suggestions: bare names, aliases, numbers."""
-    names = [BASE]
-    adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases")
+    found = [Entry(name=BASE)]
+    adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
     for adapter in adapters[:MAX_NAMES]:
         versions = list(adapter.versions.all())
         if versions:
-            names.append(adapter.name)
-            names += [f"{adapter.name}@{alias.name}" for alias in adapter.aliases.all()]
-            names += [f"{adapter.name}@{version.number}" for version in versions]
+            found.append(Entry(name=adapter.name, made=versions[0].created_at))
+            found += [Entry(name=str(alias), made=alias.version.created_at) for alias in adapter.aliases.all()]
+            found += [Entry(name=str(version), made=version.created_at) for version in versions]
     for prompt in Prompt.objects.for_team(team).prefetch_related("versions")[:MAX_NAMES]:
-        versions = list(prompt.versions.all())
+        versions = sorted(prompt.versions.all(), key=lambda v: -v.number)
         if versions:
-            names.append(f"{PROMPT}{prompt.name}")
-            names += [f"{PROMPT}{prompt.name}@{version.number}" for version in versions]
-    return names[:MAX_NAMES]
+            found.append(Entry(name=f"{PROMPT}{prompt.name}", made=versions[0].created_at))
+            found += [Entry(name=f"{PROMPT}{version}", made=version.created_at) for version in versions]
+    return found[:MAX_NAMES]
+
+
+def names_of_team(team: Team) -> list[str]:
+    return [entry.name for entry in entries_of_team(team)]
 
 
 def _unknown(team: Team, asked: str) -> NotFoundError:

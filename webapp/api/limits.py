@@ -1,0 +1,11 @@
+"""Bounds and names of the API, for its checks and its page."""
+
+EMBEDDING_NAME = "minilm"
+MAX_INPUTS = 256
+"""Texts of one call to /v1/embeddings."""
+MAX_INPUT_CHARS = 100_000
+MAX_MESSAGES = 512
+RETRY_AFTER_S = 20
+"""What a client is told to wait while no engine runs."""
+FIRST_EVENT_S = 10
+"""How long a streamed answer may wait before its headers are sent; until then errors have a status of their own."""

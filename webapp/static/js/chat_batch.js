@@ -1,0 +1,114 @@
+// Which rows shared which steps of the one frozen model: live from the tokens, afterwards from what was kept.
+const panel = document.getElementById("batch");
+const lanes = panel.querySelector("[data-lanes]");
+const line = panel.querySelector("[data-batch-line]");
+const note = panel.querySelector("[data-batch-note]");
+const live = new WeakMap();
+const number = (n) => n.toLocaleString("en-GB");
+let shownTurn = null;
+
+const stateOf = (turn) => {
+  if (!live.has(turn)) live.set(turn, { rowsAt: new Map(), oursAt: new Map(), batch: null, isDrawing: false });
+  return live.get(turn);
+};
+
+export function addToken(turn, data, event) {
+  if (!Number.isFinite(event.step)) return;
+  data.first_step ??= event.step;
+  data.last_step = event.step;
+  const state = stateOf(turn);
+  state.rowsAt.set(event.step, event.rows ?? 0);
+  state.oursAt.set(event.step, (state.oursAt.get(event.step) ?? 0) + 1);
+  later(turn, state);
+}
+
+export function addBatch(turn, event) {
+  const state = stateOf(turn);
+  state.batch = event;
+  later(turn, state);
+}
+
+function later(turn, state) {
+  if (turn !== shownTurn || state.isDrawing) return;
+  state.isDrawing = true;
+  setTimeout(() => { state.isDrawing = false; if (turn === shownTurn) draw(); }, 250);
+}
+
+let answers = [];
+export function showBatch(turn, given) {
+  shownTurn = turn;
+  answers = given;
+  draw();
+}
+
+/** The steps in which most of these ranges ran together. */
+function shared(ranges) {
+  let best = { n: 0, from: 0, to: 0 };
+  for (const at of ranges.map((r) => r.first_step)) {
+    const together = ranges.filter((r) => r.first_step <= at && r.last_step >= at);
+    const to = Math.min(...together.map((r) => r.last_step));
+    if (together.length > best.n || (together.length === best.n && to - at > best.to - best.from)) best = { n: together.length, from: at, to };
+  }
+  return best;
+}
+
+function rect(x, width, className) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  node.setAttribute("x", `${x.toFixed(2)}%`);
+  node.setAttribute("width", `${Math.max(width, 0.6).toFixed(2)}%`);
+  node.setAttribute("height", "10");
+  node.setAttribute("class", className);
+  return node;
+}
+
+function lane(label, rects, figure, soft = false) {
+  const name = document.createElement("span");
+  name.textContent = label;
+  name.title = label;
+  if (soft) name.className = "cf-soft";
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(...rects);
+  const value = document.createElement("span");
+  value.className = "cf-num";
+  value.textContent = figure;
+  return [name, svg, value];
+}
+
+/** Steps with more live rows than ours: others were in the batch. */
+function othersOf(state) {
+  const steps = [...state.rowsAt].filter(([step, rows]) => rows > (state.oursAt.get(step) ?? 0)).map(([step]) => step);
+  return steps.length ? { first_step: Math.min(...steps), last_step: Math.max(...steps) } : null;
+}
+
+function drawOthers(state, place) {
+  const rows = (state.batch?.rows ?? []).filter((row) => row.mine === null || row.mine === undefined);
+  const range = othersOf(state);
+  const names = new Map();
+  rows.forEach((row) => names.set(row.label, (names.get(row.label) ?? 0) + 1));
+  return [...names].flatMap(([name, n]) => lane(n > 1 ? `${name} (${n})` : name, range ? place(range, "f-line") : [], `${n} row${n > 1 ? "s" : ""}`, true));
+}
+
+function draw() {
+  const ran = answers.filter((a) => Number.isFinite(a.first_step) && Number.isFinite(a.last_step));
+  panel.hidden = !ran.length;
+  if (!ran.length) return;
+  const engine = ran.at(-1).engine;
+  const together = ran.filter((a) => a.engine === engine);
+  const from = Math.min(...together.map((a) => a.first_step));
+  const span = Math.max(...together.map((a) => a.last_step)) - from + 1;
+  const place = (r, kind) => [rect((100 * (r.first_step - from)) / span, (100 * (r.last_step - r.first_step + 1)) / span, kind)];
+  const best = shared(together);
+  const state = stateOf(shownTurn);
+  const step = best.from === best.to ? `step ${number(best.from)}` : `steps ${number(best.from)}–${number(best.to)}`;
+  line.textContent = best.n > 1 ? `Batch: ${best.n} rows shared ${step} of one pass of the frozen model` : `Batch: 1 row, ${step} of the frozen model`;
+  const ms = state.batch?.step_ms;
+  if (ms) line.textContent += ` · ${ms} ms a step`;
+  lanes.replaceChildren(...ran.flatMap((a) => {
+    const here = a.engine === engine;
+    const tokens = `${number(a.tokens ?? 0)} token${a.tokens === 1 ? "" : "s"}${a.open ? "" : ", finished"}`;
+    return lane(a.label, here ? place(a, "f-grown") : [], here ? tokens : `${tokens}, on another engine`);
+  }), ...drawOthers(state, place));
+  const others = ran.length - together.length;
+  note.textContent = `Each lane runs over the engine’s steps ${number(from)}–${number(from + span - 1)}; where lanes lie above one another, one pass made a token for each.${others ? ` ${others} ran on another engine.` : ""}`;
+}
