@@ -19,7 +19,9 @@ from typing import Any, Protocol
 from jobs.engine_ticket import Ticket, Tickets
 from jobs.engine_writer import AnswerWriter, Write, final_at, tail_at
 
-_TRIES = 12
+MAX_TRIES = 12
+RETRY_S = 1.0
+"""Pause after the first failure; it doubles, up to a minute."""
 logger = logging.getLogger(__name__)
 
 
@@ -147,13 +149,15 @@ class Closer:
             job.keep()
         except Exception:
             job.tries += 1
-            logger.exception("chat message %s could not be kept, try %d", job.ticket.request.message_id, job.tries)
+            logger.warning(
+                "chat message %s could not be kept, try %d", job.ticket.request.message_id, job.tries, exc_info=True
+            )
             if job.final is None:
                 return
             if job.tries == 1:
                 self._writer.put(*filter(None, (job.tail, job.final)))
-            if job.tries < _TRIES:
-                job.due = time.monotonic() + min(2.0**job.tries, 60.0)
+            if job.tries < MAX_TRIES:
+                job.due = time.monotonic() + min(RETRY_S * 2.0 ** (job.tries - 1), 60.0)
                 self._waiting.append(job)
                 return
         self._close(job)

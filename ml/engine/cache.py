@@ -9,6 +9,8 @@ Does not do: sliding windows, shared or recurrent layers (`check_supported` refu
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,14 +51,22 @@ def heads_of(config: Any) -> tuple[int, int, int]:
     return config.num_hidden_layers, n_kv_heads, getattr(config, "head_dim", None) or config.hidden_size // n_heads
 
 
+def _zeros(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU without touching them, so that memory (and seconds at the start) go only to columns in use."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    return torch.frombuffer(mmap.mmap(-1, n_bytes), dtype=dtype).view(shape)
+
+
 class SlotLayer:
     """One layer's storage; the attributes are those that transformers looks at."""
 
     is_sliding = False
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # [S, H, L, D]
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, device)  # [S, H, L, D]
+        self.values = _zeros(shape, dtype, device)
 
 
 class SlotCache:

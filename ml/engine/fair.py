@@ -47,7 +47,7 @@ class FairQueue(Generic[Item]):
         if team not in self._flows:
             self._flows[team] = {}
             self._teams.enter(team)
-            self._tasks.setdefault(team, _Accounts())
+            self._tasks[team] = _Accounts()
         tasks = self._flows[team]
         if task not in tasks:
             tasks[task] = deque()
@@ -85,7 +85,7 @@ class FairQueue(Generic[Item]):
             del self._flows[team][task]
             self._tasks[team].forget_below_level(set(self._flows[team]))
         if not self._flows[team]:
-            del self._flows[team]
+            del self._flows[team], self._tasks[team]
             self._teams.forget_below_level(set(self._flows))
-            if team not in self._teams.served:
-                del self._tasks[team]
+        if not self._flows:
+            self._teams = _Accounts()

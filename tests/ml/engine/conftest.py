@@ -1,4 +1,4 @@
-"""A tiny backbone with one adapter of every kind, saved as plain peft saves it, and PEFT's own answers as the oracle."""
+"""A tiny backbone with one adapter of every kind, saved as plain peft saves it, and PEFT's own answers as oracle."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_plain_rows_are_exact_to_the_bit_beside_lora_rows(zoo, make_engine, seen
     ids = ids_of(zoo, TEXTS[0])
     requests = [request_of(zoo, "plain", ids, name=f"plain {i}") for i in range(3)]
     run(make_engine(prefill_tokens=1000), requests)
-    alone = {key: value for key, value in seen_logits.items()}
+    alone = dict(seen_logits)
     engine = make_engine(prefill_tokens=1000)
     run(engine, [request_of(zoo, "lora", ids)])
     mixed = [requests[0], request_of(zoo, "lora", ids), requests[2]]

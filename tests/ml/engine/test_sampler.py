@@ -1,0 +1,83 @@
+"""The next token: reproducible, and distributed as asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from ml.engine.sampler import draw, penalize, sample, uniform
+from ml.engine.types import Request, Row, Sampling
+
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
+
+
+def row_of(**sampling: object) -> Row:
+    return Row(request=Request(id="r", team_id=1, prompt_ids=(1, 2), sampling=Sampling(**sampling)))
+
+
+def draws(sampling: Sampling, n: int = 4000) -> Counter[int]:
+    return Counter(draw(LOGITS, sampling, uniform(1, i)) for i in range(n))
+
+
+def test_random_numbers_follow_from_seed_and_position_alone():
+    assert uniform(3, 7) == uniform(3, 7) != uniform(3, 8)
+    numbers = [uniform(0, i) for i in range(4000)]
+    assert 0.48 < sum(numbers) / 4000 < 0.52 and min(numbers) >= 0 and max(numbers) < 1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_frequencies_follow_the_softmax_at_a_temperature(temperature):
+    wanted = torch.softmax(LOGITS / temperature, -1)
+    found = draws(Sampling(temperature=temperature))
+    for token, probability in enumerate(wanted.tolist()):
+        assert found[token] / 4000 == pytest.approx(probability, abs=0.03)
+
+
+def test_top_k_draws_from_the_k_likeliest_only():
+    assert set(draws(Sampling(temperature=1.5, top_k=2))) == {0, 1}
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_p():
+    probabilities = torch.softmax(LOGITS, -1)
+    assert set(draws(Sampling(temperature=1.0, top_p=float(probabilities[:2].sum()) - 0.01))) == {0, 1}
+    assert set(draws(Sampling(temperature=1.0, top_p=0.01))) == {0}
+
+
+def test_the_penalty_is_that_of_transformers():
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    seen = [0, 3, 3]
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([seen]), LOGITS[None].clone())[0]
+    torch.testing.assert_close(penalize(LOGITS, seen, 1.3), expected)
+
+
+def test_the_warped_distribution_is_that_of_transformers():
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = LOGITS[None].clone()
+    for warper in (TemperatureLogitsWarper(1.4), TopKLogitsWarper(4), TopPLogitsWarper(0.9)):
+        scores = warper(None, scores)
+    wanted = torch.softmax(scores[0], -1)
+    found = draws(Sampling(temperature=1.4, top_k=4, top_p=0.9))
+    for token, probability in enumerate(wanted.tolist()):
+        assert found[token] / 4000 == pytest.approx(probability, abs=0.03)
+
+
+def test_rows_of_different_settings_share_a_batch():
+    rows = [row_of(), row_of(temperature=1.0, seed=1), row_of(repetition_penalty=100.0), row_of(n_logprobs=2)]
+    logits = torch.stack([torch.tensor([0.0, 3.0, 2.9, 1.0])] * 4)
+    choices = sample(rows, logits)
+    assert choices[0].id == 1 and choices[2].id == 3 and choices[0].logprobs is None
+    logprobs = choices[3].logprobs
+    assert logprobs is not None and [i for i, _ in logprobs] == [1, 1, 2]
+    assert logprobs[0][1] == pytest.approx(float(torch.log_softmax(logits[3], -1)[1]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_whose_logits_are_not_finite_gets_no_token_and_the_others_do(bad):
+    logits = torch.zeros(2, 5)
+    logits[0, 3] = bad
+    choices = sample([row_of(), row_of()], logits)
+    assert choices[0].id is None and choices[1].id is not None
