@@ -49,7 +49,7 @@ def alias_verdict(*, version: AdapterVersion, incumbent: AdapterVersion | None) 
     if old is None:
         return Verdict(is_held_back=True, text=f"{names[1]} was not measured, so nothing can be compared.")
     if version.dataset_version_id is None or version.dataset_version_id != incumbent.dataset_version_id:
-        return Verdict(is_held_back=True, text=f"{names[0]} and {names[1]} were measured on different data sets.")
+        return Verdict(is_held_back=True, text=f"{names[0]} and {names[1]} were measured on different datasets.")
     if new.name != old.name or new.n_rows != old.n_rows:
         return Verdict(is_held_back=True, text=f"{names[0]} and {names[1]} were not measured on the same rows.")
     if new.has_interval and old.has_interval and new.low > old.high:

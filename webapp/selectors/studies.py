@@ -136,5 +136,5 @@ def boards_of(*, team: Team, pk: int) -> tuple[DatasetVersion, list[Board]]:
     """A data set version of the team with its boards. Raises NotFoundError."""
     dataset = DatasetVersion.objects.for_team(team).select_related("dataset").filter(pk=pk).first()
     if dataset is None:
-        raise NotFoundError("There is no such data set version in this team.", hint="Look at the list of studies.")
+        raise NotFoundError("There is no such dataset version in this team.", hint="Look at the list of studies.")
     return dataset, _boards(_measured(team, dataset_version=dataset))
