@@ -24,7 +24,7 @@ from ml.errors import (
     SpecError,
     UnavailableError,
 )
-from ml.events import claim_stdout
+from ml.events import Emitter, claim_stdout
 
 VERBS = {
     "train": "train an adapter from a spec",
@@ -61,7 +61,8 @@ def exit_code(error: ColdframeError) -> int:
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), UNEXPECTED)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, emit: Emitter | None = None) -> int:
+    """Runs a verb and returns the exit status. `emit` replaces the process's standard output."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] not in VERBS:
         table = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog=f"python -m ml {words[0]}", description=module.__doc__)
     module.add_arguments(parser)
     args = parser.parse_args(words[1:])
-    args.emit = claim_stdout()
+    args.emit = emit or claim_stdout()
     try:
         return int(module.run(args))
     except ColdframeError as error:

@@ -98,11 +98,16 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
+def _cell(value: Any) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
 def _card(spec: TrainSpec, backbone: Backbone, metrics: Mapping[str, float], *, n_bytes: int) -> str:
     method = METHODS[spec.method]
     measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items()) or "| – | – |"
-    settings = "\n".join(f"| {name} | {value} |" for name, value in {**spec.as_dict(), **spec.options}.items()
-                         if name not in ("options", "dataset_sha256"))  # fmt: skip
+    shown = {k: v for k, v in {**spec.as_dict(), **spec.options}.items() if k not in ("options", "dataset_sha256")}
+    settings = "\n".join(f"| {name} | {_cell(value)} |" for name, value in shown.items())
+    title = " ".join(spec.dataset.split())
     return f"""---
 library_name: peft
 base_model: {json.dumps(backbone.name)}
@@ -111,7 +116,7 @@ tags:
 - coldframe
 ---
 
-# {method.label} on {spec.dataset}
+# {method.label} on {title}
 
 {method.summary} Trained by Coldframe on the frozen base model `{backbone.name}`
 (fingerprint `{backbone.fingerprint[:16]}`); {n_bytes:,} bytes of weights.

@@ -9,6 +9,8 @@ import argparse
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    asked_to_stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: asked_to_stop.append(received))
+    with stop_signals() as asked_to_stop:
+        return _run(args, asked_to_stop)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """While open, SIGTERM and SIGINT only add themselves to the list."""
+    received: list[int] = []
+    before = {n: signal.signal(n, lambda got, _frame: received.append(got)) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(args: argparse.Namespace, asked_to_stop: list[int]) -> int:
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     start = time.monotonic()
