@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from ninja import NinjaAPI
 
-from webapp.api import chat, embeddings, models
+from webapp.api import chat, embeddings, models, runs
 from webapp.api.errors import add_handlers
 from webapp.policy import Level, policy
 
 LEVELS: dict[str, Level] = {
     "models": "viewer", "model": "viewer", "chat_completions": "member", "embeddings": "member", "api-root": "viewer",
+    "run_create": "member", "run": "viewer",
 }  # fmt: skip
 
 api = NinjaAPI(
@@ -24,7 +25,7 @@ api = NinjaAPI(
     },
 )  # fmt: skip
 add_handlers(api)
-for part in (models, chat, embeddings):
+for part in (models, chat, embeddings, runs):
     api.add_router("", part.router)
 
 urlpatterns = api.urls[0]

@@ -1,22 +1,201 @@
-"""Pages of runs."""
+"""Pages of runs: the list, a new one, one run with its live figures, and what can be done to it."""
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.urls import path
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from ml.errors import ColdframeError, NotFoundError
+from ml.specs import METHODS
+from webapp.forms.runs import TrainForm, initial_of
+from webapp.listing import listing
+from webapp.models import DatasetVersion, Run
 from webapp.policy import policy
+from webapp.selectors import runs as select
+from webapp.selectors.run_plan import plan_of, spec_yaml
+from webapp.services.runs import run_cancel, run_retry, training_submit
+
+SORTABLE = {"title": "title", "state": "state", "kind": "kind", "began": "started_at", "ended": "finished_at"}
+CANCEL_TEXT = {
+    "cancelled": "The run is cancelled; it had not begun.",
+    "stopping": "The run is asked to stop. It writes a checkpoint first, which takes up to 30 seconds.",
+    "too_late": "It is too late to cancel: the run is over, or its result is being published.",
+}
 
 
 @policy("viewer")
+@require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    return render(request, "runs/index.html")
+    over = select.runs_of(request.team).filter(state__in=Run.TERMINAL)
+    found = listing(
+        request, over, search=("title", "dataset_version__dataset__name"), sortable=SORTABLE, default="-ended",
+        exact={"state": "state", "kind": "kind"},
+    )  # fmt: skip
+    context = {
+        "listing": found,
+        "rows": select.rows_of(list(found.page)),
+        "live": select.live_rows(request.team),
+        "kinds": Run.Kind.choices,
+        "states": [(state.value, state.label) for state in Run.TERMINAL],
+        "may_write": request.principal.may("member"),
+    }
+    return render(request, "runs/index.html", context)
 
 
 @policy("viewer")
+@require_GET
+def live_list(request: HttpRequest) -> HttpResponse:
+    """The pane of running and waiting runs, asked for every few seconds."""
+    return render(request, "runs/_live.html", {"live": select.live_rows(request.team)})
+
+
+def _form_page(request: HttpRequest, form: TrainForm, *, status: int = 200) -> HttpResponse:
+    plan_form = form if form.is_bound else TrainForm(_as_data(form), team=request.team)
+    origin = f"{request.scheme}://{request.get_host()}"
+    context = {"form": form, "methods": METHODS.values(), "plan": plan_of(plan_form, origin=origin)}
+    return render(request, "runs/new.html", context, status=status)
+
+
+def _as_data(form: TrainForm) -> dict[str, Any]:
+    """What the form would send if it were submitted untouched."""
+    values = {name: form[name].value() for name in form.fields}
+    return {name: value for name, value in values.items() if value not in (None, False)}
+
+
+@policy("member")
+@require_http_methods(["GET", "POST"])
+def new(request: HttpRequest) -> HttpResponse:
+    if request.method == "GET":
+        return _form_page(request, TrainForm(team=request.team, initial=_initial(request)))
+    form = TrainForm(request.POST, team=request.team)
+    asked = request.POST.get("dataset_version", "")
+    if asked.isdigit() and form.version is None:
+        raise NotFoundError(f"No data set version {asked[:20]} in this team.", hint="Choose one from the list.")
+    if not form.is_valid():
+        return _form_page(request, form, status=422)
+    run = training_submit(
+        team=request.team, user=request.user, adapter=form.cleaned_data["adapter"],
+        dataset_version_id=int(form.cleaned_data["dataset_version"]), given=form.given,
+    )  # fmt: skip
+    messages.success(request, f"{run} is in line.")
+    return redirect("runs:detail", pk=run.pk)
+
+
+def _initial(request: HttpRequest) -> dict[str, Any]:
+    newest = DatasetVersion.objects.for_team(request.team).filter(dataset__is_archived=False).order_by("-pk").first()
+    initial: dict[str, Any] = {"dataset_version": str(newest.pk) if newest else ""}
+    clone = request.GET.get("clone", "")
+    if clone.isdigit():
+        run = select.run_of(request.team, int(clone))
+        initial |= initial_of(run.spec) | {"dataset_version": str(run.dataset_version_id or "")}
+    for name in ("dataset_version", "adapter", "method"):
+        if request.GET.get(name):
+            initial[name] = request.GET[name][:80]
+    if "adapter" not in initial:
+        chosen = DatasetVersion.objects.for_team(request.team).filter(pk=_whole(initial["dataset_version"])).first()
+        initial["adapter"] = chosen.dataset.name if chosen else ""
+    return initial
+
+
+@policy("member")
+@require_POST
+def preview(request: HttpRequest) -> HttpResponse:
+    """The summary, the YAML and the API call of what is typed so far."""
+    form = TrainForm(request.POST, team=request.team)
+    plan = plan_of(form, origin=f"{request.scheme}://{request.get_host()}")
+    return render(request, "runs/_plan.html", {"plan": plan, "is_fragment": True})
+
+
+@policy("viewer")
+@require_GET
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "runs/index.html")
+    run = select.run_of(request.team, pk)
+    return render(request, "runs/detail.html", _detail_context(request, run))
 
 
-urlpatterns = [path("", index, name="index"), path("<int:pk>/", detail, name="detail")]
+def _detail_context(request: HttpRequest, run: Run) -> dict[str, Any]:
+    version = getattr(run, "adapter_version", None)
+    return {
+        "run": run,
+        "row": select.rows_of([run])[0],
+        "method": select.method_of(run),
+        "version": version,
+        "peak_bytes": run.result.get("peak_bytes") or run.progress.get("peak_bytes"),
+        "scores": select.scores(run),
+        "samples": select.samples(run),
+        "checkpoints": select.checkpoints(run),
+        "log": select.log_lines(run),
+        "spec_yaml": spec_yaml(run.spec),
+        "chart": {
+            "curves": select.curves(run),
+            "evals": select.eval_curve(run),
+            "n_steps": run.progress.get("total") or run.spec.get("steps"),
+            "last_event": select.last_event_id(run),
+            "is_over": run.is_over,
+        },
+        "may_write": request.principal.may("member"),
+        "can_retry": run.state in (Run.State.FAILED, Run.State.CANCELLED),
+        "can_cancel": run.state in (Run.State.QUEUED, Run.State.LEASED, Run.State.RUNNING),
+    }
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdigit() and len(text) < 15 else 0
+
+
+@policy("viewer")
+@require_GET
+def live(request: HttpRequest, pk: int) -> JsonResponse:
+    """What is new since step `after` and event `event`: curves as numbers, panels as HTML."""
+    run = select.run_of(request.team, pk)
+    context = _detail_context(request, run)
+    last_event = context["chart"]["last_event"]
+    html = {name: render_to_string(f"runs/_{name}.html", context, request=request) for name in ("status", "state")}
+    if last_event > _whole(request.GET.get("event", "")):
+        for name in ("samples", "log", "checkpoints"):
+            html[name] = render_to_string(f"runs/_{name}.html", context, request=request)
+    return JsonResponse({
+        "state": run.state, "is_over": run.is_over, "n_steps": context["chart"]["n_steps"], "last_event": last_event,
+        "curves": select.curves(run, after=_whole(request.GET.get("after", ""))), "evals": context["chart"]["evals"],
+        "html": html,
+    })  # fmt: skip
+
+
+@policy("member")
+@require_POST
+def cancel(request: HttpRequest, pk: int) -> HttpResponse:
+    run = select.run_of(request.team, pk)
+    outcome = run_cancel(run=run, user=request.user)
+    (messages.warning if outcome == "too_late" else messages.success)(request, CANCEL_TEXT[outcome])
+    return redirect("runs:detail", pk=pk)
+
+
+@policy("member")
+@require_POST
+def retry(request: HttpRequest, pk: int) -> HttpResponse:
+    run = select.run_of(request.team, pk)
+    try:
+        run_retry(run=run, user=request.user)
+    except ColdframeError as error:
+        messages.warning(request, f"{error.message} {error.hint}")
+    else:
+        messages.success(request, f"{run} is in line again and goes on from its last checkpoint.")
+    return redirect("runs:detail", pk=pk)
+
+
+urlpatterns = [
+    path("", index, name="index"),
+    path("live/", live_list, name="live_list"),
+    path("new/", new, name="new"),
+    path("new/preview/", preview, name="preview"),
+    path("<int:pk>/", detail, name="detail"),
+    path("<int:pk>/live/", live, name="live"),
+    path("<int:pk>/cancel/", cancel, name="cancel"),
+    path("<int:pk>/retry/", retry, name="retry"),
+]

@@ -1,0 +1,62 @@
+"""A run that is about to be submitted, in words, as YAML and as an API call."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ml.specs import METHODS, Method
+from webapp.forms.runs import TrainForm
+from webapp.models import DatasetVersion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the summary beside the form shows."""
+
+    method: Method
+    base: str
+    version: DatasetVersion | None
+    adapter: str
+    values: dict[str, Any]
+    problems: list[str]
+    n_rows_seen: int
+    n_passes: float
+    yaml: str
+    curl: str
+
+
+def spec_yaml(spec: dict[str, Any]) -> str:
+    return yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
+
+
+def plan_of(form: TrainForm, *, origin: str) -> Plan:
+    """The plan of a bound form, valid or not."""
+    form.is_valid()
+    version, values = form.version, form.given
+    adapter = str(form["adapter"].value() or "").strip()
+    n_seen = int(values.get("steps", 0)) * int(values.get("batch_size", 0))
+    n_train = version.splits.get("train", 0) if version else 0
+    spec = {"adapter": adapter, "dataset": str(version) if version else "", **values}
+    if not spec.get("options"):
+        spec.pop("options", None)
+    problems = [f"{form.fields[name].label}: {text}" if name in form.fields else text
+                for name, texts in form.errors.items() for text in texts]  # fmt: skip
+    return Plan(
+        method=METHODS[form.chosen.name], base=str(values.get("base") or ""), version=version, adapter=adapter,
+        values=values, problems=problems, n_rows_seen=n_seen, n_passes=n_seen / n_train if n_train else 0.0,
+        yaml=spec_yaml(spec), curl=_curl(spec, origin),
+    )  # fmt: skip
+
+
+def _curl(spec: dict[str, Any], origin: str) -> str:
+    body = json.dumps(spec, ensure_ascii=False).replace("'", "'\\''")
+    return (
+        f"curl {origin}/v1/runs \\\n"
+        '  -H "Authorization: Bearer $COLDFRAME_TOKEN" \\\n'
+        '  -H "Content-Type: application/json" \\\n'
+        f"  -d '{body}'"
+    )
