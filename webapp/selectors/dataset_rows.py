@@ -1,0 +1,101 @@
+"""Rows of a stored version, read from its files as a stream: for pages, and as downloads.
+
+Guarantees: no split is ever held in memory. CSV cells that a spreadsheet would run as a formula get an apostrophe.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from webapp import storage
+from webapp.models import DatasetVersion
+
+SPLITS = ("train", "validation", "test")
+PAGE_SIZE = 25
+MAX_SHOWN = 1200
+BATCH = 500
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def rows_of(version: DatasetVersion, split: str = "") -> Iterator[dict[str, Any]]:
+    """Every row with its split's name."""
+    folder = storage.path_of(version.storage_key)
+    for name in SPLITS:
+        if split and name != split:
+            continue
+        with (folder / f"{name}.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                yield {**json.loads(line), "split": name}
+
+
+def _matches(row: dict[str, Any], query: str) -> bool:
+    if query.startswith("label:"):
+        return row["completion"].casefold() == query[6:].strip()
+    texts = (*(message["content"] for message in row["messages"]), row["completion"])
+    return any(query in text.casefold() for text in texts)
+
+
+def rows_page(version: DatasetVersion, *, split: str = "", query: str = "", page: int = 1) -> dict[str, Any]:
+    """One page of rows, narrowed by split and text (`label:x` for a label)."""
+    rows: Iterator[dict[str, Any]] = rows_of(version, split if split in SPLITS else "")
+    wanted = query.strip().casefold()[:200]
+    if wanted:
+        rows = (row for row in rows if _matches(row, wanted))
+    first = (max(1, page) - 1) * PAGE_SIZE
+    found = list(islice(rows, first, first + PAGE_SIZE + 1))
+    shown = [
+        {
+            "row": row["row"], "split": row["split"], "completion": row["completion"][:MAX_SHOWN],
+            "text": row["messages"][-1]["content"][:MAX_SHOWN], "n_turns": len(row["messages"]),
+        }
+        for row in found[:PAGE_SIZE]
+    ]  # fmt: skip
+    return {
+        "rows": shown, "split": split, "query": query, "page": max(1, page), "first": first + 1,
+        "last": first + len(shown), "has_more": len(found) > PAGE_SIZE,
+    }  # fmt: skip
+
+
+def as_jsonl(version: DatasetVersion) -> Iterator[str]:
+    for row in rows_of(version):
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def neutral_cell(text: str) -> str:
+    """The cell as text that no spreadsheet takes for a formula."""
+    return "'" + text if text.startswith(_FORMULA) else text
+
+
+def as_csv(version: DatasetVersion) -> Iterator[str]:
+    """row, split, system, prompt, completion; earlier turns of a conversation stand in the prompt, named by role."""
+    yield _csv_line(["row", "split", "system", "prompt", "completion"])
+    for row in rows_of(version):
+        turns = row["messages"]
+        system = turns[0]["content"] if turns[0]["role"] == "system" else ""
+        rest = turns[1:] if system else turns
+        prompt = rest[0]["content"] if len(rest) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in rest)
+        cells = [system, prompt, row["completion"]]
+        yield _csv_line([str(row["row"]), row["split"], *(neutral_cell(cell) for cell in cells)])
+
+
+def _csv_line(cells: list[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerow(cells)
+    return buffer.getvalue()
+
+
+async def streamed(lines: Iterator[str]) -> AsyncIterator[bytes]:
+    """`lines` in batches, read in a thread: Django would gather a plain iterator whole under ASGI."""
+
+    def batch() -> bytes:
+        return "".join(islice(lines, BATCH)).encode()
+
+    while part := await sync_to_async(batch)():
+        yield part
