@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -165,5 +164,10 @@ def _deltas(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: 
 
 def _scaling(config: Mapping[str, Any], name: str, rank: int) -> float:
     pattern: dict[str, float] = config.get("alpha_pattern") or {}
-    alpha = float(pattern.get(get_pattern_key(list(pattern), name), config["lora_alpha"]))
+    alpha = float(config["lora_alpha"])
+    if pattern:
+        # Only here: importing peft costs an engine seconds of its start.
+        from peft.utils.other import get_pattern_key
+
+        alpha = float(pattern.get(get_pattern_key(list(pattern), name), alpha))
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
