@@ -72,15 +72,18 @@ def _memory(row: BaseModel) -> list[dict[str, Any]]:
 
 def engine_panes(*, team: Team, beats: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each engine with its live rows and resident tasks, as this team may see them."""
-    own = set(AdapterVersion.objects.for_team(team).values_list("artifact", flat=True))
+    versions = AdapterVersion.objects.for_team(team).select_related("adapter")
+    own = {version.artifact: str(version) for version in versions}
     return [_engine(beat, team, own) for beat in beats]
 
 
-def _engine(beat: dict[str, Any], team: Team, own: set[str]) -> dict[str, Any]:
+def _engine(beat: dict[str, Any], team: Team, own: dict[str, str]) -> dict[str, Any]:
     rows = [_row(row, team) for row in beat.get("rows") or []]
     resident, foreign = [], []
     for task in beat.get("resident") or []:
-        (resident if task.get("artifact") in own else foreign).append(task)
+        # The engine's label may be what another team calls the same files.
+        label = own.get(task.get("artifact", ""))
+        (foreign if label is None else resident).append({**task, "label": label})
     most = max((task.get("bytes") or 0 for task in resident), default=0) or 1
     return {
         "beat": beat, "rows": rows, "n_slots": beat.get("slots") or 0,

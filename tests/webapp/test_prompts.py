@@ -1,0 +1,198 @@
+"""The prompt library: what is refused, immutable versions, differences, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from ml.errors import SpecError
+from webapp.models import Prompt, PromptVersion, Team
+from webapp.selectors import prompts as selectors
+from webapp.selectors.diffs import side_by_side
+from webapp.selectors.targets import resolve
+from webapp.services.prompts import MOST_EXAMPLES, content_check, prompt_create, template_check, version_create
+
+SignIn = Callable[[Any], Client]
+PAIRS = [{"question": "How far is the moon?", "answer": "number"}]
+TYPED = {
+    "name": "reply",
+    "technique": "zero_shot",
+    "system": "Be kind.",
+    "template": "Q: {question}",
+    "description": "",
+}
+
+
+@pytest.fixture
+def version(team: Team, member: Any) -> PromptVersion:
+    return prompt_create(team=team, user=member, name="reply", technique="few_shot", template="Q: {question}",
+                         system="Be kind.", examples=PAIRS)  # fmt: skip
+
+
+def test_an_unknown_placeholder_is_refused_by_name() -> None:
+    with pytest.raises(SpecError, match=r"Unknown placeholders \{context\}, \{qestion\}"):
+        template_check("{qestion} {context} {question}")
+
+
+def test_a_template_must_say_where_the_question_goes() -> None:
+    with pytest.raises(SpecError, match="where the question goes"):
+        template_check("Answer kindly.")
+
+
+def test_braces_that_name_nothing_are_text() -> None:
+    assert template_check('{"a": 1} {} { question } {question}').endswith("{question}")
+
+
+@pytest.mark.parametrize(
+    ("technique", "examples", "why"),
+    [
+        ("few_shot", [], "needs at least one example"),
+        ("few_shot", [{"question": " ", "answer": ""}], "needs at least one example"),
+        ("few_shot", [{"question": "a", "answer": " "}], "Example 1 has no answer"),
+        ("few_shot", [*PAIRS, {"question": "", "answer": "b"}], "Example 2 has no question"),
+        ("zero_shot", PAIRS, "Zero-shot has no examples, got 1"),
+        ("few_shot", PAIRS * (MOST_EXAMPLES + 1), f"at most {MOST_EXAMPLES} examples"),
+        ("telepathy", [], "Unknown technique 'telepathy'"),
+    ],
+)
+def test_examples_must_suit_the_technique(technique: str, examples: list[dict[str, str]], why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        content_check(technique=technique, template="{question}", examples=examples)
+
+
+def test_a_text_that_is_too_long_is_refused() -> None:
+    with pytest.raises(SpecError, match="at most 8,000 characters, got 8,010"):
+        content_check(technique="zero_shot", template="{question}" + "x" * 8000)
+
+
+def test_a_name_is_taken_once_a_team(team: Team, other_team: Team, member: Any, version: PromptVersion) -> None:
+    with pytest.raises(SpecError, match="'reply' already"):
+        prompt_create(team=team, user=member, name="reply", technique="zero_shot", template="{question}")
+    theirs = prompt_create(team=other_team, user=None, name="reply", technique="zero_shot", template="{question}")
+    assert theirs.number == 1
+
+
+def test_an_edit_makes_the_next_version_and_leaves_the_old(member: Any, version: PromptVersion) -> None:
+    second = version_create(prompt=version.prompt, user=member, technique="zero_shot", template="Say: {question}")
+    version.refresh_from_db()
+    assert second.number == 2 and version.template == "Q: {question}" and version.examples == PAIRS
+
+
+def test_saving_without_a_change_makes_no_version(member: Any, version: PromptVersion) -> None:
+    content = {key: getattr(version, key) for key in ("technique", "system", "template", "examples")}
+    assert version_create(prompt=version.prompt, user=member, **content) == version
+
+
+def test_what_is_shown_as_sent_is_what_chat_sends(team: Team, version: PromptVersion) -> None:
+    asked = [{"role": "user", "content": "Why?"}]
+    assert selectors.messages_for(version, "Why?") == resolve(team=team, name="prompt:reply").fold(asked)
+    assert [m["content"] for m in selectors.messages_for(version, "Why?")] == [
+        "Be kind.", "Q: How far is the moon?", "number", "Q: Why?",
+    ]  # fmt: skip
+
+
+def test_a_difference_marks_lines_and_the_words_inside_them() -> None:
+    diff = side_by_side("Sort the question into one.\nLabels", "Sort the question by kind.\nNew line\nLabels")
+    (left, right), (void, added), (same, _) = diff.rows
+    assert (left.sign, right.sign, void.kind, added.sign, same.kind) == ("−", "+", "void", "+", "same")
+    assert next(part.text for part in left.parts if not part.is_changed).startswith("Sort the question")
+    assert "".join(part.text for part in right.parts) == "Sort the question by kind."
+    assert (diff.n_added, diff.n_removed) == (2, 1)
+
+
+def test_equal_texts_differ_in_nothing() -> None:
+    assert side_by_side("a\nb", "a\nb").is_empty
+
+
+def test_a_new_prompt_is_saved_from_the_form(client_of: SignIn, member: Any) -> None:
+    data = {**TYPED, "technique": "few_shot", "example_question": ["a", ""], "example_answer": ["b", ""]}
+    response = client_of(member).post(reverse("prompts:new"), data)
+    assert response.status_code == 302
+    assert PromptVersion.objects.get().examples == [{"question": "a", "answer": "b"}]
+
+
+def test_a_refused_form_keeps_what_was_typed(client_of: SignIn, member: Any) -> None:
+    data = {**TYPED, "technique": "few_shot", "template": "no slot, {what}", "example_question": ["kept?"],
+            "example_answer": ["yes, kept"]}  # fmt: skip
+    response = client_of(member).post(reverse("prompts:new"), data)
+    page = response.content.decode()
+    assert response.status_code == 422 and not Prompt.objects.exists()
+    for text in ("Unknown placeholder {what}", "no slot, {what}", "kept?", "yes, kept", "Be kind."):
+        assert text in page
+
+
+def test_a_name_that_is_taken_is_told_at_the_name(client_of: SignIn, member: Any, version: PromptVersion) -> None:
+    response = client_of(member).post(reverse("prompts:new"), TYPED)
+    assert response.status_code == 422 and "There is a prompt" in response.context["form"].errors["name"][0]
+
+
+def test_the_page_of_a_prompt_shows_versions_difference_and_code(
+    client_of: SignIn, viewer: Any, member: Any, version: PromptVersion
+) -> None:
+    version_create(prompt=version.prompt, user=member, technique="zero_shot", template="Say: {question}")
+    page = client_of(viewer).get(reverse("prompts:detail", args=[version.prompt_id])).content.decode()
+    for text in ("<del>", "<ins>", "prompt:reply@2", "newest", "/chat/?target=prompt%3Areply%402"):
+        assert text in page
+    assert "New version" not in page
+
+
+def test_any_two_versions_can_be_compared(client_of: SignIn, viewer: Any, member: Any, version: PromptVersion) -> None:
+    for text in ("two {question}", "three {question}"):
+        version_create(prompt=version.prompt, user=member, technique="zero_shot", template=text)
+    url = reverse("prompts:detail", args=[version.prompt_id])
+    context = client_of(viewer).get(url, {"left": "3", "right": "1"}).context
+    assert (context["left"].number, context["right"].number) == (3, 1)
+
+
+def test_a_template_is_shown_as_text(client_of: SignIn, viewer: Any, team: Team) -> None:
+    made = prompt_create(team=team, user=None, name="x", technique="zero_shot",
+                         template="<script>alert(1)</script>{question}")  # fmt: skip
+    page = client_of(viewer).get(reverse("prompts:detail", args=[made.prompt_id])).content.decode()
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_the_preview_writes_nothing(client_of: SignIn, member: Any) -> None:
+    response = client_of(member).post(reverse("prompts:preview"), {**TYPED, "sample": "Why is it dark?"})
+    assert "Q: Why is it dark?" in response.content.decode() and not Prompt.objects.exists()
+
+
+def test_the_preview_names_what_is_wrong(client_of: SignIn, member: Any) -> None:
+    response = client_of(member).post(reverse("prompts:preview"), {**TYPED, "template": "{nope}"})
+    assert "Unknown placeholder {nope}" in response.content.decode()
+
+
+@pytest.mark.parametrize("name", ["detail", "version", "new_version"])
+def test_another_team_does_not_find_it(client_of: SignIn, stranger: Any, version: PromptVersion, name: str) -> None:
+    args = [version.prompt_id, 1] if name == "version" else [version.prompt_id]
+    assert client_of(stranger).get(reverse(f"prompts:{name}", args=args)).status_code == 404
+
+
+def test_another_team_cannot_add_a_version(client_of: SignIn, stranger: Any, version: PromptVersion) -> None:
+    url = reverse("prompts:new_version", args=[version.prompt_id])
+    assert client_of(stranger).post(url, TYPED).status_code == 404 and PromptVersion.objects.count() == 1
+
+
+def test_a_viewer_writes_no_prompt(client_of: SignIn, viewer: Any) -> None:
+    assert client_of(viewer).post(reverse("prompts:new"), TYPED).status_code == 403
+
+
+def test_the_preview_is_never_a_get_and_a_prompt_is_never_deleted(
+    client_of: SignIn, member: Any, version: PromptVersion
+) -> None:
+    client = client_of(member)
+    assert client.get(reverse("prompts:preview")).status_code == 405
+    assert client.delete(reverse("prompts:detail", args=[version.prompt_id])).status_code == 405
+
+
+def test_the_list_is_filtered_by_technique(client_of: SignIn, viewer: Any, version: PromptVersion) -> None:
+    client, url = client_of(viewer), reverse("prompts:index")
+    assert "reply@<b>1</b>" in client.get(url, {"technique": "few_shot"}).content.decode()
+    assert "No prompt matches" in client.get(url, {"technique": "zero_shot"}).content.decode()
+
+
+def test_an_empty_list_leads_to_a_new_prompt(client_of: SignIn, viewer: Any) -> None:
+    assert "Write the first prompt" in client_of(viewer).get(reverse("prompts:index")).content.decode()
