@@ -146,6 +146,8 @@ def common_env(plan: Plan, endpoints: embedded.Endpoints) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "ANONYMIZED_TELEMETRY": "False",
         "TOKENIZERS_PARALLELISM": "false",
+        # Celery's, to whoever is root: everything here serves loopback only, and messages are JSON.
+        "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
     }
 
 
@@ -157,7 +159,10 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
     """Coldframe's own processes; `services` are the embedded parts they need."""
     n_cores = os.cpu_count() or 1
     manage = (sys.executable, str(ROOT / "manage.py"))
-    celery = (sys.executable, "-m", "celery", "-A", "jobs.celery", "worker", "--concurrency", "1", "--loglevel", "INFO")
+    celery = (
+        sys.executable, "-m", "celery", "--quiet", "-A", "jobs.celery", "worker", "--concurrency", "1",
+        "--loglevel", "INFO", "--without-gossip", "--without-mingle",
+    )  # fmt: skip
     web = (
         sys.executable, "-m", "uvicorn", "webapp.asgi:application", "--host", plan.host, "--port", str(plan.port),
         "--no-server-header", "--no-access-log", "--lifespan", "off", "--timeout-graceful-shutdown", "2",

@@ -16,4 +16,7 @@ from webapp.selectors.health import health
 def healthz(request: HttpRequest) -> JsonResponse:
     """200 when every part is ready, else 503; the body says which is not."""
     answer = health()
-    return JsonResponse(answer, status=200 if answer["ready"] else 503)
+    response = JsonResponse(answer, status=200 if answer["ready"] else 503)
+    # Django logs every 5xx as an error; this one is an answer, and asked for every second while parts start.
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
