@@ -57,11 +57,10 @@ def prepare(run: Run) -> list[str]:
     draft.write_text(json.dumps(spec, ensure_ascii=False, indent=1), encoding="utf-8")
     draft.replace(folder / "spec.json")
     command = [sys.executable, "-m", "ml", run.kind, str(folder / "spec.json")]
-    command += ["--workdir", str(folder)]
+    command += ["--workdir", str(folder), "--models", str(settings.MODELS_DIR)]
     if run.kind == Run.Kind.TRAIN:
         _check_model(spec["base"])
         command += ["--dataset", str(storage.path_of(f"datasets/{spec['dataset_sha256']}"))]
     if run.kind != Run.Kind.VALIDATE:
-        command += ["--models", str(settings.MODELS_DIR)]
         command += ["--device", "auto", "--threads", str(len(os.sched_getaffinity(0)))]
     return command

@@ -76,7 +76,7 @@ def _recipe(spec: Mapping[str, Any]) -> Recipe:
 def _count_tokens(args: argparse.Namespace, spec: Mapping[str, Any], out: Path) -> None:
     """Adds token lengths to report.json where the base model is at hand; characters are always there."""
     base = spec.get("base")
-    if args.models is None or not isinstance(base, str) or not (args.models / base / "config.json").is_file():
+    if args.models is None or not isinstance(base, str) or not (args.models / base / "tokenizer.json").is_file():
         return
     from ml.data.lengths import token_lengths
 

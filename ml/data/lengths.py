@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ml.backbone import model_folder
 from ml.data.chat import example_ids
 from ml.data.report import count_lengths
 from ml.data.splitting import SPLITS
@@ -21,12 +20,19 @@ _NO_LIMIT = 1_000_000
 
 
 def load_tokenizer(models_dir: Path, base: str) -> Any:
-    """The tokenizer of a model in the models folder. Raises ModelError when there is none."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a model in the models folder, without importing torch. Raises ModelError when there is none.
 
-    folder = model_folder(models_dir, base)
+    It is read from tokenizer.json directly; the class that `load_backbone` picks by name gives the same ids for text
+    without special tokens, which is all that `ml.data.chat` asks for.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(models_dir) / base
+    if Path(base).name != base or not (folder / "tokenizer.json").is_file():
+        raise ModelError(f"There is no tokenizer of {base!r} in the models folder.", field="base",
+                         hint="Fetch the starter models with `make models`, or wait until they are there.")  # fmt: skip
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"The tokenizer of {base} cannot be loaded: {error}.", hint="Fetch the model again."

@@ -158,20 +158,24 @@ def histogram_of(lengths: dict[str, Any]) -> dict[str, Any]:
     counts = lengths.get("bars") or []
     if not any(counts):
         return {}
-    last = max(place for place, n in enumerate(counts) if n) + 1
-    counts = counts[: max(last, 4)]
+    filled = [place for place, n in enumerate(counts) if n]
+    first, last = max(0, filled[0] - 1), max(filled[-1] + 1, min(filled[0] + 3, len(counts)))
+    counts = counts[first:last]
     highest = max(counts) ** 0.5
     slot = (100 - HIST_LEFT) / len(counts)
     bars = []
     for place, n in enumerate(counts):
+        low = (first + place) * lengths["step"]
         height = (HIST_FLOOR - HIST_TOP) * n**0.5 / highest
         bars.append({
             "x": f"{HIST_LEFT + place * slot + slot * 0.06:.2f}%", "width": f"{slot * 0.88:.2f}%",
             "y": f"{HIST_FLOOR - height:.2f}%", "height": f"{height:.2f}%", "n": n,
-            "low": place * lengths["step"], "high": (place + 1) * lengths["step"] - 1,
+            "low": low, "high": low + lengths["step"] - 1,
         })  # fmt: skip
     marks = range(0, len(counts) + 1, max(1, len(counts) // 4))
-    ticks = [{"x": f"{HIST_LEFT + place * slot:.2f}%", "text": f"{place * lengths['step']:,}"} for place in marks]
+    ticks = [
+        {"x": f"{HIST_LEFT + place * slot:.2f}%", "text": f"{(first + place) * lengths['step']:,}"} for place in marks
+    ]
     return {**lengths, "bars": bars, "ticks": ticks, "most": max(counts), "left": f"{HIST_LEFT}%"}
 
 

@@ -122,6 +122,10 @@ if (mapping) {
     all("[data-only-columns]", mapping).forEach((node) => { node.hidden = !isColumns; });
   };
 
+  const system = mapping.elements.system;
+  const mirrorSystem = () => { system.previousElementSibling.textContent = `${system.value}\n`; };
+  system.addEventListener("input", mirrorSystem);
+  mirrorSystem();
   for (const area of fields) {
     area.addEventListener("input", () => { paint(area); sayRoles(); });
     area.addEventListener("focus", () => { typed = area; });
