@@ -175,7 +175,8 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
     return [
         Part(name="prepare", command=(*manage, "prepare"), env=light, cwd=ROOT, once=True, after=redis),
         Part(name="web", command=web, env=light, cwd=ROOT, after=needs, ready=answers(f"{plan.address}/healthz")),
-        Part(name="engine", command=(*manage, "engine"), env={**env, **thread_env(n_cores)}, cwd=ROOT, after=needs),
+        # Loading the model takes longest and needs no database: it begins at once.
+        Part(name="engine", command=(*manage, "engine"), env={**env, **thread_env(n_cores)}, cwd=ROOT, after=redis),
         Part(
             name="models", command=(sys.executable, "-m", "jobs.starter", "--into", str(plan.var / "models")),
             env=env, cwd=ROOT, once=True, essential=False, after=("web",),
