@@ -71,8 +71,13 @@ def _encoding_of(data: bytes) -> str:
         return "utf-8"
     from charset_normalizer import from_bytes
 
-    best = from_bytes(data[:_SNIFF_BYTES]).best()
-    return best.encoding if best is not None else "cp1252"
+    found = from_bytes(data[:_SNIFF_BYTES])
+    best = found.best()
+    western = next((match for match in found if "cp1252" in match.could_be_from_charset), None)
+    # Code pages of one byte a letter look alike; where Western European fits about as well, it is the likelier one.
+    if best is None or (western and western.chaos <= 0.1 and western.coherence >= best.coherence - 0.05):
+        return "cp1252"
+    return best.encoding
 
 
 def _utf16_without_mark(data: bytes) -> str:
@@ -92,7 +97,7 @@ def decode(data: bytes, *, filename: str) -> str:
     text = data.decode(encoding, errors="replace")
     sample = text[:100_000]
     n_odd = sum(1 for c in sample if c == "\ufffd" or (unicodedata.category(c) == "Cc" and c not in "\n\r\t\f"))
-    if n_odd > 0.05 * len(sample):
+    if n_odd > max(8, 0.05 * len(sample)):
         raise DataError(
             f"{filename} holds no text: {n_odd} of its first {len(sample)} characters are not printable.",
             hint="If it is a PDF or an office file, give it its right ending or export it as PDF.",
