@@ -150,6 +150,12 @@ class Endpoints:
         )
 
 
+def embedded_redis_url(var: Path) -> str:
+    """As saved by the last `Endpoints.save`."""
+    url: str = json.loads((var / ENDPOINTS_FILE).read_text())["redis_url"]
+    return url
+
+
 def saved_port(var: Path, key: str, default: int) -> int:
     """The port used last time, so that it stays the same where possible."""
     try:

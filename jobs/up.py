@@ -18,12 +18,14 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from jobs import embedded
+from jobs import embedded, stream_redis
 from jobs.guardian import end
+from jobs.stream import ENGINES
 from jobs.supervisor import Supervisor
 from jobs.up_log import UpLog
 from jobs.up_parts import SERVICE_NAMES, Plan, all_parts
-from ml.errors import ColdframeError
+from ml.errors import ColdframeError, UnavailableError
+from webapp.selectors.health import ALIVE
 
 
 def plan_from_settings() -> Plan:
@@ -81,8 +83,18 @@ def greeting(plan: Plan, seconds: float) -> str:
     return "\n".join([*lines, "Ctrl-C stops it.", ""])
 
 
+def forget_signs_of_life(redis_url: str) -> None:
+    """The embedded redis remembers the beats of the last start, which may have been killed seconds ago."""
+    stream_redis.configure(redis_url)
+    with contextlib.suppress(UnavailableError), stream_redis.redis_errors("forget the last start"):
+        stream_redis.client().delete(ENGINES, *ALIVE.values())
+
+
 async def announce(plan: Plan, supervisor: Supervisor, log: UpLog, started: float) -> None:
     """Says what is still missing while it changes, then the address."""
+    if "redis" in supervisor.parts:
+        await supervisor.wait_ready("redis")
+        await asyncio.to_thread(forget_signs_of_life, embedded.embedded_redis_url(plan.var))
     await supervisor.wait_ready("web")
     said = ""
     while True:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs import starter, up
+from jobs import starter, stream, up
 from jobs.embedded import SetupError
 from jobs.supervisor import Part
 from jobs.up_log import UpLog
@@ -144,6 +144,14 @@ async def test_a_503_counts_as_an_answer_with_a_body(unready: str) -> None:
 async def test_no_answer_is_status_zero() -> None:
     assert await http_status("http://127.0.0.1:1/") == 0
     assert up.health_of("http://127.0.0.1:1") == {}
+
+
+def test_beats_of_a_start_that_was_killed_are_forgotten(redis_url: str) -> None:
+    """Bug told: a second start was called ready by the engine and the workers of the first, killed seconds before."""
+    stream.client().set("cf:worker:gpu", "1")
+    stream.client().zadd(stream.ENGINES, {"old": time.time()})
+    up.forget_signs_of_life(redis_url)
+    assert not stream.client().exists("cf:worker:gpu", stream.ENGINES)
 
 
 def test_lines_carry_their_part_s_name_and_are_kept_in_a_file(tmp_path: Path) -> None:
