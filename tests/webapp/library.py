@@ -24,7 +24,16 @@ def dataset_version(team: Team, name: str = "questions", number: int = 1) -> Dat
     return version
 
 
-def artifact(folder: Path, *, metrics: dict[str, Any], method: str = "lora", **files: bytes) -> dict[str, Any]:
+def evaluation(block: dict[str, Any], subject: str, split: str = "test") -> dict[str, Any]:
+    """A measurement as the trainer writes it."""
+    metrics = {name: value for name, value in block.items() if name not in ("intervals", "n_rows")}
+    return {"step": 4, "split": split, "subject": subject, "metrics": metrics, "intervals": block["intervals"],
+            "n_rows": block["n_rows"]}  # fmt: skip
+
+
+def artifact(
+    folder: Path, *, evaluations: list[dict[str, Any]], method: str = "lora", **files: bytes
+) -> dict[str, Any]:
     """A small artifact folder; returns its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 10, "README.md": b"# Card\n"}
@@ -34,7 +43,7 @@ def artifact(folder: Path, *, metrics: dict[str, Any], method: str = "lora", **f
     manifest = {
         "schema": 1, "method": method, "form": "lora_delta", "base": {"name": "tiny", "fingerprint": "f" * 64},
         "dataset": {}, "spec": {"steps": 4, "batch_size": 2}, "seed": 17, "versions": {"peft": "0.21.0"},
-        "metrics": metrics, "n_trainable": 1234,
+        "metrics": {}, "evaluations": evaluations,
         "files": {n: {"sha256": hashlib.sha256(d).hexdigest(), "bytes": len(d)} for n, d in content.items()},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -48,12 +57,12 @@ def published(
     """A version as the publishing job makes it, its files in the storage."""
     from webapp import storage
 
-    metrics = {key: block for key, block in (("test", test), ("plain", plain)) if block}
-    manifest = artifact(folder, metrics=metrics, **files)
+    measurements = [evaluation(block, subject) for block, subject in ((plain, "plain"), (test, "adapter")) if block]
+    manifest = artifact(folder, evaluations=measurements, **files)
     run = Run.objects.create(
         team=team, created_by=user, kind=Run.Kind.TRAIN, title=name, spec={"adapter": name}, fence=1,
         state=Run.State.PUBLISHING, dataset_version=data or dataset_version(team),
-        result={"seconds": 61.0, "peak_bytes": 2_000_000},
+        result={"seconds": 61.0, "peak_bytes": 2_000_000, "n_trainable": 1234},
     )  # fmt: skip
     version = adapter_publish(run=run, out=folder, manifest=manifest, fence=1)
     storage.put_folder(folder, version.storage_key)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ml.errors import ColdframeError, NotFoundError
-from tests.webapp.library import artifact, dataset_version, measured, published
+from tests.webapp.library import artifact, dataset_version, evaluation, measured, published
 from webapp.models import Adapter, AdapterVersion, Alias, AuditEvent, Run, Team
 from webapp.selectors import adapters as selectors
 from webapp.selectors.metrics import measure
@@ -49,7 +49,7 @@ def test_publishing_twice_makes_one_version(team: Team, tmp_path: Path) -> None:
 
 def test_a_dead_fence_publishes_nothing(team: Team, tmp_path: Path) -> None:
     run = Run.objects.create(team=team, kind="train", title="t", spec={"adapter": "t"}, fence=4)
-    manifest = artifact(tmp_path / "out", metrics={})
+    manifest = artifact(tmp_path / "out", evaluations=[])
     with pytest.raises(ColdframeError, match="fence 3 is dead"):
         services.adapter_publish(run=run, out=tmp_path / "out", manifest=manifest, fence=3)
     assert not Adapter.objects.exists()
@@ -162,6 +162,20 @@ def test_a_loss_is_no_headline() -> None:
     assert measure({"test": {"loss": 0.3, "n_rows": 5}}) is None
 
 
-def test_figures_may_lie_one_level_deeper() -> None:
-    found = measure({"test": {"metrics": {"accuracy": 0.5}, "intervals": {"accuracy": [0.4, 0.6]}, "n_rows": 9}})
-    assert found is not None and (found.value, found.low, found.high, found.n_rows) == (0.5, 0.4, 0.6, 9)
+def test_only_measurements_on_test_rows_count_and_the_last_one_wins(team: Team, tmp_path: Path) -> None:
+    early, late = measured(0.5, 0.4, 0.6), measured(0.9, 0.85, 0.94)
+    reports = [
+        evaluation(early, "plain", "validation"), evaluation(late, "adapter", "validation"),
+        evaluation(early, "plain"), evaluation(early, "adapter"), evaluation(late, "adapter"),
+    ]  # fmt: skip
+    manifest = artifact(tmp_path / "out", evaluations=reports)
+    run = Run.objects.create(team=team, kind="train", title="t", spec={"adapter": "t"}, fence=1)
+    version = services.adapter_publish(run=run, out=tmp_path / "out", manifest=manifest, fence=1)
+    assert (version.metrics["test"], version.metrics["plain"]) == (late, early)
+
+
+def test_validation_rows_alone_are_no_measurement_on_test(team: Team, tmp_path: Path) -> None:
+    manifest = artifact(tmp_path / "out", evaluations=[evaluation(measured(0.9, 0.8, 1.0), "adapter", "validation")])
+    run = Run.objects.create(team=team, kind="train", title="t", spec={"adapter": "t"}, fence=1)
+    version = services.adapter_publish(run=run, out=tmp_path / "out", manifest=manifest, fence=1)
+    assert measure(version.metrics) is None

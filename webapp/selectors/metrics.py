@@ -1,8 +1,8 @@
 """One figure to judge a version by, out of what was measured.
 
-A version's metrics are `{"test": {name: value, …, "intervals": {name: [low, high]}, "n_rows": n}, "plain": {…}}`;
-a subject may also carry its figures under `metrics`. Only shares of 1 where more is better become a headline: a loss
-has no place on an axis from 0 to 100. Nothing is computed here that was not measured.
+A version's metrics are `{"test": {name: value, …, "intervals": {name: [low, high]}, "n_rows": n}, "plain": {…}}`, the
+adapter's and the untouched model's on the same test rows. Only shares of 1 where more is better become a headline: a
+loss has no place on an axis from 0 to 100. Nothing is computed here that was not measured.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ def measure(metrics: Any, subject: str = "test", *, name: str = "") -> Measure |
     block = metrics.get(subject) if isinstance(metrics, Mapping) else None
     if not isinstance(block, Mapping):
         return None
-    figures = block["metrics"] if isinstance(block.get("metrics"), Mapping) else block
     for key in (name,) if name else HEADLINES:
-        value = _number(figures.get(key))
+        value = _number(block.get(key))
         if value is not None:
             low, high, has_interval = _bounds(block.get("intervals"), key, value)
             rows = block.get("n_rows")

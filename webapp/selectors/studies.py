@@ -73,11 +73,13 @@ def _number(value: Any) -> float | None:
 
 
 def _entry(version: AdapterVersion, found: Measure) -> Entry:
-    result = version.run.result if version.run else {}
+    result, progress = (version.run.result, version.run.progress) if version.run else ({}, {})
     peak = _number(result.get("peak_bytes"))
+    # A resumed run's last attempt took less than the whole; its steps count the time of all attempts.
+    seconds = max(_number(result.get("seconds")) or 0, _number(progress.get("elapsed_s")) or 0)
     return Entry(
         label=str(version), measure=found, base=version.base_name, version=version,
-        seconds=_number(result.get("seconds")), peak_bytes=int(peak) if peak else None,
+        seconds=seconds or None, peak_bytes=int(peak) if peak else None,
     )  # fmt: skip
 
 

@@ -66,10 +66,13 @@ def _size_bytes(manifest: Mapping[str, Any]) -> int:
     return sum(int(entry.get("bytes", 0)) for entry in manifest.get("files", {}).values())
 
 
-def _metrics(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    found = manifest.get("metrics") or {}
-    if "test" not in found and isinstance(run.result.get("metrics"), dict):
-        found = run.result["metrics"]
+def _metrics(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The last measurement of adapter and plain model on test rows, out of the manifest's evaluations."""
+    found: dict[str, Any] = {}
+    for report in manifest.get("evaluations") or []:
+        name = {"adapter": "test", "plain": "plain"}.get(report.get("subject", ""))
+        if name and report.get("split") == "test":
+            found[name] = {**report["metrics"], "intervals": report["intervals"], "n_rows": report["n_rows"]}
     return with_headline(found)
 
 
@@ -89,7 +92,7 @@ def adapter_publish(*, run: Run, out: Path, manifest: dict[str, Any], fence: int
         method=manifest.get("method", ""), form=manifest.get("form", ""), base_name=base.get("name", ""),
         base_fingerprint=base.get("fingerprint", ""), size_bytes=_size_bytes(manifest),
         n_trainable=int(manifest.get("n_trainable") or run.result.get("n_trainable") or 0), manifest=manifest,
-        metrics=_metrics(run, manifest), dataset_version=run.dataset_version, run=run,
+        metrics=_metrics(manifest), dataset_version=run.dataset_version, run=run,
     )  # fmt: skip
     audit(team=run.team, user=run.created_by, action="adapter.publish", subject=version, run=run.pk)
     if not adapter.aliases.filter(name=PRODUCTION).exists():

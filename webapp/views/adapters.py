@@ -60,12 +60,19 @@ def _page(request: HttpRequest, adapter: Adapter, version: AdapterVersion | None
     context = {
         "adapter": adapter, "version": version, "rows": rows, "incumbent": incumbent,
         "chosen": next((row for row in rows if row.is_chosen), None), "measured_on": selectors.rows_measured_on(rows),
-        "alias_form": AliasForm(versions=[row.version for row in rows]), "form": AdapterForm.of(adapter),
+        "alias_form": AliasForm(versions=[row.version for row in rows], initial=_first_move(rows, incumbent)),
+        "form": AdapterForm.of(adapter),
         "card": _card(version) if version else [], "api_url": request.build_absolute_uri("/v1"),
         "target": selectors.target_name(version) if version else "",
         "may_write": request.principal.may("member"), "may_retire": request.principal.may("admin"), **extra,
     }  # fmt: skip
     return render(request, "adapters/detail.html", context, status=422 if extra.get("error") else 200)
+
+
+def _first_move(rows: list[selectors.Row], incumbent: selectors.Row | None) -> dict[str, Any]:
+    """What the form for moving an alias starts at: the newest version that is not in production."""
+    others = [row.version.number for row in rows if incumbent is None or row.version.pk != incumbent.version.pk]
+    return {"version": others[0] if others else None, "name": services.PRODUCTION if others else "staging"}
 
 
 @policy("viewer")
