@@ -47,11 +47,25 @@ def end(groups: set[int], *, grace_s: float = GRACE_S) -> None:
     for process in members.values():
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _, alive = psutil.wait_procs(list(members.values()), timeout=grace_s)
+    alive = _wait(list(members.values()), timeout_s=grace_s)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=2)
+    _wait(alive, timeout_s=2)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _wait(processes: list[psutil.Process], *, timeout_s: float) -> list[psutil.Process]:
+    """Those still alive after `timeout_s`. Only looks: reaping them is their parent's, who wants the exit code."""
+    deadline = time.monotonic() + timeout_s
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive
 
 
 def main() -> int:
