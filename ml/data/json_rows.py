@@ -92,10 +92,10 @@ class _Window:
         piece = self.stream.read(max(PIECE, len(left)))
         self.text, self.at, self.is_end = left + piece, 0, not piece
 
-    def skip(self, also: str = "") -> str:
-        """Passes white space and `also`; the character found there, "" at the end."""
+    def skip(self) -> str:
+        """Passes white space; the character found there, "" at the end."""
         while True:
-            while self.at < len(self.text) and self.text[self.at] in " \t\r\n" + also:
+            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
                 self.at += 1
             if self.at < len(self.text) or self.is_end:
                 return self.text[self.at : self.at + 1]
@@ -106,6 +106,8 @@ class _Window:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
+                if end - self.at > MAX_LINE:
+                    raise BadValue("is longer than 4 MB")
                 if end < len(self.text) or self.is_end:
                     check_text(self.text[self.at : end])
                     self.at = end
