@@ -25,7 +25,7 @@ if not settings.configured or not django.apps.apps.ready:
 
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from jobs.stream_redis import client, redis_url
 
@@ -37,7 +37,7 @@ INSPECT_LIMIT_S = 270
 
 app = Celery("coldframe", broker=redis_url())
 app.conf.update(
-    task_queues=(Queue("gpu"), Queue("cpu")),
+    task_queues=tuple(Queue(name, exchange=Exchange(name), routing_key=name) for name in ("gpu", "cpu")),
     task_default_queue="cpu",
     accept_content=["json"],
     task_acks_late=False,

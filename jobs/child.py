@@ -27,17 +27,23 @@ SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "STORAGE_URL", "AWS_")
 Line = tuple[Literal["event", "log"], dict[str, Any]]
 
 
+def thread_count() -> int:
+    """All cores this process may use, unless OMP_NUM_THREADS says otherwise: the child is niced instead."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
+
+
 def child_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without secrets; all cores, and no model hub (offline calls retry for 23 s)."""
-    n_cores = len(os.sched_getaffinity(0))
+    """This process's environment without secrets, and without a model hub (offline calls retry for 23 s)."""
+    n_threads = str(thread_count())
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith(SECRETS)},
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": str(n_cores),
-        "MKL_NUM_THREADS": str(n_cores),
+        "OMP_NUM_THREADS": n_threads,
+        "MKL_NUM_THREADS": n_threads,
         **(extra or {}),
     }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
+from jobs.child import thread_count
 from ml.errors import ModelError
 from webapp.models import Run
 
@@ -62,5 +62,5 @@ def prepare(run: Run) -> list[str]:
         _check_model(spec["base"])
         command += ["--dataset", str(storage.path_of(f"datasets/{spec['dataset_sha256']}"))]
     if run.kind != Run.Kind.VALIDATE:
-        command += ["--device", "auto", "--threads", str(len(os.sched_getaffinity(0)))]
+        command += ["--device", "auto", "--threads", str(thread_count())]
     return command

@@ -54,7 +54,8 @@ def conclude(ending: Ending) -> str:
     """Moves the run on; returns what became of it, for the log."""
     claim, code, reason = ending.claim, ending.code, ending.reason
     if code == 0 and ending.notes.finished is not None:
-        return _publish(claim, ending.notes.finished)
+        n_trainable = ending.notes.progress.get("n_trainable")
+        return _publish(claim, {"n_trainable": n_trainable, **ending.notes.finished})
     if reason == "cancel":
         return "cancelled" if run_cancelled(claim=claim) else "lost the lease"
     if reason == "restart" or (reason == "" and code == STOPPED):
@@ -89,7 +90,7 @@ def _publish(claim: Claim, finished: dict[str, Any]) -> str:
     except OSError as error:
         failure = ColdframeError(
             f"The result could not be stored: {error.strerror or error}.",
-            hint="Make room on the disk of <var>, then retry: it goes on from the last checkpoint.", code="storage",
+            hint="Make room on the disk of <var>, then retry: what is trained is not trained again.", code="storage",
         )  # fmt: skip
         run_fail(claim=claim, error=failure.as_dict())
         return "failed: storage"

@@ -7,10 +7,11 @@ from typing import Any
 
 from django.db.models import F, QuerySet
 from django.shortcuts import get_object_or_404
+from django.urls import reverse
 
 from jobs.queue import QUEUE_OF
 from ml.specs import METHODS
-from webapp.models import AdapterVersion, Run, RunEvent, Team
+from webapp.models import AdapterVersion, Collection, DatasetVersion, Run, RunEvent, Team, Upload
 from webapp.selectors.metrics import HEADLINES, Measure, measure
 
 POINTS = 1200
@@ -206,6 +207,34 @@ def _log_texts(event: RunEvent) -> list[str]:
         ]
     texts = {"stopped": f"stopped at step {data.get('step')}", "finished": "finished"}
     return [texts.get(event.name) or str(data.get("text", ""))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Related:
+    """What a run works for, as a link."""
+
+    url: str
+    label: str
+
+
+def related(run: Run) -> Related | None:
+    """The collection it reads into; the data set version it made, else the upload it reads."""
+    if run.kind == Run.Kind.INGEST:
+        found = Collection.objects.for_team(run.team).filter(pk=run.spec.get("collection_id")).first()
+        return Related(url=reverse("collections:detail", args=[found.pk]), label=found.name) if found else None
+    if run.kind == Run.Kind.VALIDATE:
+        made = DatasetVersion.objects.for_team(run.team).filter(pk=run.result.get("dataset_version")).first()
+        if made:
+            return Related(url=reverse("datasets:detail", args=[made.dataset_id]), label=str(made))
+        upload = Upload.objects.for_team(run.team).filter(pk=run.spec.get("upload")).first()
+        return Related(url=reverse("datasets:upload", args=[upload.pk]), label=upload.filename) if upload else None
+    return None
+
+
+def predicted_bytes(run: Run) -> int:
+    """Memory that the plan counted on before the first step; 0 when there was none."""
+    data = run.events.filter(name="plan").order_by("-pk").values_list("data", flat=True).first()
+    return int((data or {}).get("total") or 0)
 
 
 def method_of(run: Run) -> Any:

@@ -125,6 +125,8 @@ def _detail_context(request: HttpRequest, run: Run) -> dict[str, Any]:
         "run": run,
         "row": select.rows_of([run])[0],
         "method": select.method_of(run),
+        "related": select.related(run),
+        "predicted_bytes": select.predicted_bytes(run),
         "version": version,
         "peak_bytes": run.result.get("peak_bytes") or run.progress.get("peak_bytes"),
         "scores": select.scores(run),

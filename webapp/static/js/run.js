@@ -41,7 +41,7 @@ function specs() {
       { label: "untouched model", values: line.all.map(() => share(evals.plain)), color: 2, dash: [5, 4], digits: 1, unit: " %" },
     ];
   }
-  const lr = { kind: "lines", x: "step", xrange, height: 190, steps: curves.step, series: [
+  const lr = { kind: "lines", x: "step", xrange, isTiny: true, height: 190, steps: curves.step, series: [
     { label: "learning rate", values: curves.learning_rate, color: 3, digits: 6 },
     { label: "gradient norm", values: curves.grad_norm, color: 4, scale: "y2", faint: true },
   ] };
