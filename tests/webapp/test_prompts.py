@@ -130,6 +130,12 @@ def test_a_name_that_is_taken_is_told_at_the_name(client_of: SignIn, member: Any
     assert response.status_code == 422 and "There is a prompt" in response.context["form"].errors["name"][0]
 
 
+def test_a_bad_name_and_a_bad_template_are_told_at_once(client_of: SignIn, member: Any) -> None:
+    data = {**TYPED, "name": "two words", "template": "{nope}"}
+    errors = client_of(member).post(reverse("prompts:new"), data).context["form"].errors
+    assert "'two words' is no name" in errors["name"][0] and "{nope}" in errors["template"][0]
+
+
 def test_the_page_of_a_prompt_shows_versions_difference_and_code(
     client_of: SignIn, viewer: Any, member: Any, version: PromptVersion
 ) -> None:

@@ -9,7 +9,7 @@ from django.http import QueryDict
 
 from ml.errors import SpecError
 from webapp.models import PromptVersion
-from webapp.services.prompts import MOST_EXAMPLES, content_check
+from webapp.services.prompts import MOST_EXAMPLES, content_check, name_check
 
 
 def pairs_of(data: QueryDict) -> list[dict[str, str]]:
@@ -47,6 +47,12 @@ class PromptForm(forms.Form):
         """The form of the version after `version`."""
         content = {key: getattr(version, key) for key in ("technique", "system", "template", "examples")}
         return cls(initial=content, is_new=False)
+
+    def clean_name(self) -> str:
+        try:
+            return name_check(self.cleaned_data["name"])
+        except SpecError as error:
+            raise forms.ValidationError(f"{error.message} {error.hint}".strip()) from None
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

@@ -1,17 +1,19 @@
 """A model card as blocks of plain text. Nothing of it is ever markup: templates escape every block.
 
-Understands headings, lists, paragraphs, fenced code and tables (kept as typed); front matter is left out. Links and
-images stay the text that they are, so a card cannot make the page fetch anything.
+Understands headings, lists, paragraphs, fenced code and tables; front matter is left out. Links and images stay the
+text that they are, so a card cannot make the page fetch anything.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+_BAR = re.compile(r"(?<!\\)\|")
 LARGEST_BYTES = 64 * 1024
-Kind = Literal["heading", "paragraph", "list", "code"]
+Kind = Literal["heading", "paragraph", "list", "table", "code"]
 
 
 @dataclass
@@ -22,6 +24,12 @@ class Block:
     @property
     def text(self) -> str:
         return ("\n" if self.kind == "code" else " ").join(self.lines)
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """Rows of a table, the head first; the line of dashes below it is left out."""
+        rows = [[cell.replace("\\|", "|").strip() for cell in _BAR.split(line.strip()[1:-1])] for line in self.lines]
+        return [row for row in rows if not all(set(cell) <= set(":- ") for cell in row)]
 
 
 def read_card(folder: Path) -> list[Block]:
@@ -39,7 +47,7 @@ def _kind(line: str) -> Kind:
         return "heading"
     if line.lstrip().startswith(("- ", "* ")):
         return "list"
-    return "code" if line.startswith("|") else "paragraph"
+    return "table" if line.strip().startswith("|") and line.strip().endswith("|") else "paragraph"
 
 
 def blocks(text: str) -> list[Block]:
@@ -54,7 +62,7 @@ def blocks(text: str) -> list[Block]:
             previous = ""
             continue
         kind = "code" if in_code else _kind(line)
-        cleaned = line if kind == "code" else line.strip().lstrip("#").strip()
+        cleaned = line if kind in ("code", "table") else line.strip().lstrip("#").strip()
         cleaned = cleaned[2:] if kind == "list" else cleaned
         if kind != previous or kind == "heading":
             found.append(Block(kind))
@@ -66,5 +74,5 @@ def blocks(text: str) -> list[Block]:
 def _without_front_matter(text: str) -> str:
     if not text.startswith("---\n"):
         return text
-    _, _, rest = text[4:].partition("\n---")
-    return rest.partition("\n")[2]
+    _, mark, rest = text[4:].partition("\n---")
+    return rest.partition("\n")[2] if mark else text

@@ -83,9 +83,8 @@ def content_check(
     }
 
 
-@transaction.atomic
-def prompt_create(*, team: Team, user: Any, name: str, description: str = "", **content: Any) -> PromptVersion:
-    """A new prompt with its first version. Raises SpecError with `field` set."""
+def name_check(name: Any) -> str:
+    """The name, stripped. Raises SpecError."""
     name = str(name or "").strip()
     try:
         validate_slug(name)
@@ -94,6 +93,13 @@ def prompt_create(*, team: Team, user: Any, name: str, description: str = "", **
                         hint="Letters, digits, - and _: people type it as prompt:name.") from None  # fmt: skip
     if len(name) > 80:
         raise SpecError(f"A name has at most 80 characters, got {len(name)}.", field="name")
+    return name
+
+
+@transaction.atomic
+def prompt_create(*, team: Team, user: Any, name: str, description: str = "", **content: Any) -> PromptVersion:
+    """A new prompt with its first version. Raises SpecError with `field` set."""
+    name = name_check(name)
     description = _text(description, "A description", "description", longest=300)
     checked = content_check(**content)
     if Prompt.objects.for_team(team).filter(name=name).exists():
