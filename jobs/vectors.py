@@ -126,12 +126,17 @@ def put(
 
 
 def publish(run: Any, out: Path) -> int:
-    """Stores the vectors of a finished ingest run; to be called before `ingest_publish`. Returns how many.
+    """Stores the vectors of a finished ingest run; to be called before `ingest_publish`. Returns how many;
+    none when the collection was deleted meanwhile.
 
     Raises UnavailableError (try again) or DataError (the run's output is not whole).
     """
     from safetensors.numpy import load_file
 
+    from webapp.models import Collection
+
+    if not Collection.objects.filter(pk=run.spec["collection_id"], team_id=run.team_id).exists():
+        return 0
     try:
         tensors = load_file(out / VECTORS)
         documents = {d["id"]: json.loads((out / f"{d['id']}.json").read_text()) for d in run.spec["documents"]}

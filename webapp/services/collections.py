@@ -15,6 +15,7 @@ from django.db import IntegrityError, transaction
 
 from ml.errors import DataError, SpecError
 from webapp.models import Collection, DocumentVersion, Run, Team
+from webapp.selectors.collections import ingest_runs_of
 from webapp.services.documents import (
     Added,
     document_delete,
@@ -24,6 +25,7 @@ from webapp.services.documents import (
     versions_wait_for,
 )
 from webapp.services.ingests import ingest_publish, ingest_run_over
+from webapp.services.runs import run_cancel
 from webapp.services.teams import audit
 
 __all__ = [
@@ -153,5 +155,8 @@ def collection_reindex(*, collection: Collection, user: Any) -> Run:
 @transaction.atomic
 def collection_delete(*, collection: Collection, user: Any) -> None:
     """Deletes the collection with its documents. Citations in messages keep their text; vectors go with the sweep."""
+    for run in ingest_runs_of(collection, limit=100):
+        if not run.is_over:
+            run_cancel(run=run, user=user)
     audit(team=collection.team, user=user, action="collection.delete", subject=collection)
     collection.delete()
