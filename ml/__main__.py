@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None, emit: Emitter | None = None) -> int:
         print(f"usage: python -m ml VERB …\n\n{table}", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 64
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve the engine on a shared machine
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     module = importlib.import_module(f"ml.cli_{words[0]}")

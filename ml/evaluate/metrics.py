@@ -19,7 +19,8 @@ def wilson(n_right: int, n_all: int) -> tuple[float, float]:
     share, z2 = n_right / n_all, _Z95**2
     middle = (share + z2 / (2 * n_all)) / (1 + z2 / n_all)
     half = _Z95 / (1 + z2 / n_all) * math.sqrt(share * (1 - share) / n_all + z2 / (4 * n_all**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low = 0.0 if n_right == 0 else middle - half
+    return low, 1.0 if n_right == n_all else middle + half
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
