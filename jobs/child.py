@@ -102,6 +102,8 @@ class Child:
     def _split(self, name: str, chunk: bytes) -> list[Line]:
         buffer = self._buffers[name]
         buffer += chunk
+        if b"\n" not in chunk and len(buffer) <= LONGEST_LINE_BYTES:
+            return []
         *whole, rest = bytes(buffer).split(b"\n")
         if len(rest) > LONGEST_LINE_BYTES:
             whole, rest = [*whole, rest[:1000] + b" ... (line cut)"], b""
