@@ -146,6 +146,8 @@ def common_env(plan: Plan, endpoints: embedded.Endpoints) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "ANONYMIZED_TELEMETRY": "False",
         "TOKENIZERS_PARALLELISM": "false",
+        # Engine and training share the cores: OpenMP threads that spin while they wait slow both many times over.
+        "OMP_WAIT_POLICY": "passive",
         # Celery's, to whoever is root: everything here serves loopback only, and messages are JSON.
         "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
     }
