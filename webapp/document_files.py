@@ -88,7 +88,7 @@ def _check_head(filename: str, ending: str, head: bytes) -> None:
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise _mismatch(filename, what)
-    if not head.startswith(_BOMS) and head.count(0) > 0.1 * len(head) and not _is_wide(head):
+    if not head.startswith(_BOMS) and head.count(0) > 0.01 * len(head) and not _is_wide(head):
         raise _mismatch(filename, "binary")
 
 
