@@ -78,7 +78,7 @@ def peft_model(tiny_llama_dir: Path, kind: str, seed: int) -> Any:
     return peft.get_peft_model(model, CONFIGS[kind]()).eval()
 
 
-@dataclass
+@dataclass(eq=False)
 class Zoo:
     """Adapters by kind, and for each the model that PEFT itself makes of it."""
 
