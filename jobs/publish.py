@@ -38,10 +38,6 @@ def publish(*, claim: Claim, out: Path, finished: dict[str, Any]) -> None:
     key, values = PREPARERS[run.kind](run, out)
     if key:
         storage.put_folder(out, key)
-    if run.kind == Run.Kind.INGEST:
-        from jobs import vectors
-
-        vectors.publish(run, out)
     result = {name: finished[name] for name in KEPT if name in finished}
     with transaction.atomic():
         run_finish(claim=claim, result=result)

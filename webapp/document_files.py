@@ -95,7 +95,7 @@ def _check_head(filename: str, ending: str, head: bytes) -> None:
 def _is_wide(head: bytes) -> bool:
     """Looks like UTF-16 without a mark: NULs at every other byte only."""
     even, odd = head[::2].count(0), head[1::2].count(0)
-    return min(even, odd) == 0 or max(even, odd) > 10 * min(even, odd)
+    return max(even, odd) > 0.1 * len(head) and max(even, odd) > 10 * min(even, odd)
 
 
 def check_file(filename: str, stream: IO[bytes]) -> None:
