@@ -39,19 +39,21 @@ SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
     [
         ({"messages": TURNS}, "messages", "generation"),
         ({"conversations": SHARED}, "sharegpt", "generation"),
-        ({"instruction": "Say x", "input": "", "output": "x, and so much more of it that no label could ever have said it all"},
+        ({"instruction": "Say x", "input": "", "output": "x, and more of it than any label would have said here"},
          "alpaca", "generation"),
-        ({"prompt": "How far?", "completion": "Very far, so far that no label could ever say it in so few words"},
+        ({"prompt": "How far?", "completion": "Very far, so far that no label could say it"},
          "prompt_completion", "generation"),
         ({"text": "My lights went out.", "label": "outage"}, "text_label", "classification"),
-        ({"frage": "Wie weit?", "antwort": "So weit, dass es kein kurzes Wort von hier aus je sagen könnte, auch nicht annähernd"},
+        ({"frage": "Wie weit?", "antwort": "So weit, dass es kein kurzes Wort je sagen könnte"},
          "columns", "generation"),
     ],
 )  # fmt: skip
 def test_known_formats_are_recognised_and_their_mapping_works(
     look: Look, row: dict[str, Any], kind: str, task: str
 ) -> None:
-    report = look([row] * 3)
+    varied = {"output", "completion", "frage", "antwort"}
+    rows = [{key: f"{value} {i}" if key in varied else value for key, value in row.items()} for i in range(9)]
+    report = look(rows)
     assert (report["recognised"], report["mapping"]["task"]) == (kind, task)
     check_mapping(report["mapping"], [column["name"] for column in report["columns"]])
 
