@@ -145,8 +145,9 @@ def engine(request: HttpRequest) -> HttpResponse:
     """What the box says about the engine: nothing while one runs."""
     problem = ""
     try:
-        if not stream.engines():
-            problem = "engine"
+        engines = stream.engines()
+        if not any(e.get("state", "ready") == "ready" for e in engines):
+            problem = "starting" if engines else "engine"
     except ColdframeError:
         problem = "redis"
     return render(request, "chat/_engine.html", {"problem": problem})

@@ -1,6 +1,6 @@
 // The chat page: sending questions, joining the streams of open answers, buttons of answers, sheets on narrow screens.
 import { wireComposer } from "./chat_composer.js";
-import { showEvidence, wireEvidence, dataOf } from "./chat_evidence.js";
+import { showEvidenceOf, wireEvidence, dataOf } from "./chat_evidence.js";
 import { showBatch } from "./chat_batch.js";
 import { showContext } from "./chat_context.js";
 import { joinTurn } from "./chat_stream.js";
@@ -12,23 +12,28 @@ const PART = { "X-Part": "1" };
 const toEnd = () => { turns.scrollTop = turns.scrollHeight; window.scrollTo({ top: document.body.scrollHeight }); };
 const lastTurn = () => [...turns.querySelectorAll(".cf-turn")].pop();
 
-export function fragment(html) {
+function fragment(html) {
   const holder = document.createElement("template");
   holder.innerHTML = html; // Our own server's escaped fragment; a model's text is never put in as markup here.
   return holder.content;
 }
 
-/** Batch, context and evidence follow the turn that was last touched. */
-export function focusTurn(turn) {
-  if (!turn) return;
-  const answers = [...turn.querySelectorAll(".cf-answer")].map(dataOf).filter(Boolean);
+const answersOf = (turn) => [...turn.querySelectorAll(".cf-answer")].map(dataOf).filter(Boolean);
+
+function showFigures(turn) {
+  const answers = answersOf(turn);
   showBatch(turn, answers);
   showContext(answers, Number(chat.dataset.length));
-  const withSources = answers.find((a) => a.sources.length);
-  if (withSources) showEvidence(withSources);
 }
 
-function open(turn) { if (turn?.hasAttribute("data-open")) joinTurn(turn, { refresh, focusTurn }); }
+/** Batch, context and evidence follow the turn that was last touched. */
+function focusTurn(turn) {
+  if (!turn) return;
+  showFigures(turn);
+  showEvidenceOf(answersOf(turn));
+}
+
+function open(turn) { if (turn?.hasAttribute("data-open")) joinTurn(turn, { refresh, showFigures, showEvidenceOf }); }
 
 /** The answer's column as the server has it now. */
 async function refresh(article, url = article.dataset.url) {

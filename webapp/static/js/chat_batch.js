@@ -6,9 +6,11 @@ const note = panel.querySelector("[data-batch-note]");
 const live = new WeakMap();
 const number = (n) => n.toLocaleString("en-GB");
 let shownTurn = null;
+// Open where there is room for it; on a phone it is a sheet over the thread.
+panel.open = matchMedia("(min-width: 961px)").matches;
 
 const stateOf = (turn) => {
-  if (!live.has(turn)) live.set(turn, { rowsAt: new Map(), oursAt: new Map(), batch: null, isDrawing: false });
+  if (!live.has(turn)) live.set(turn, { rowsAt: new Map(), oursAt: new Map(), batch: null });
   return live.get(turn);
 };
 
@@ -19,19 +21,11 @@ export function addToken(turn, data, event) {
   const state = stateOf(turn);
   state.rowsAt.set(event.step, event.rows ?? 0);
   state.oursAt.set(event.step, (state.oursAt.get(event.step) ?? 0) + 1);
-  later(turn, state);
 }
 
 export function addBatch(turn, event) {
   const state = stateOf(turn);
   state.batch = event;
-  later(turn, state);
-}
-
-function later(turn, state) {
-  if (turn !== shownTurn || state.isDrawing) return;
-  state.isDrawing = true;
-  setTimeout(() => { state.isDrawing = false; if (turn === shownTurn) draw(); }, 250);
 }
 
 let answers = [];
@@ -110,5 +104,5 @@ function draw() {
     return lane(a.label, here ? place(a, "f-grown") : [], here ? tokens : `${tokens}, on another engine`);
   }), ...drawOthers(state, place));
   const others = ran.length - together.length;
-  note.textContent = `Each lane runs over the engine’s steps ${number(from)}–${number(from + span - 1)}; where lanes lie above one another, one pass made a token for each.${others ? ` ${others} ran on another engine.` : ""}`;
+  note.textContent = `Steps ${number(from)}–${number(from + span - 1)} of the engine from left to right; where lanes overlap, one pass made a token for each.${others ? ` ${others} ran on another engine.` : ""}`;
 }

@@ -53,7 +53,7 @@ function passage(source) {
   return article;
 }
 
-export function showEvidence(data) {
+function showEvidence(data) {
   shown = data.id;
   list.replaceChildren(...data.sources.map(passage));
   none.hidden = data.sources.length > 0;
@@ -61,6 +61,12 @@ export function showEvidence(data) {
   const many = `${data.sources.length} passage${data.sources.length === 1 ? "" : "s"}`;
   line.textContent = data.sources.length ? (data.open ? `${many} read` : `${cited} of ${many} cited`) : "";
   if (opener) opener.hidden = !data.sources.length;
+}
+
+/** The first of these answers that was given something to read, unless one of them is shown already. */
+export function showEvidenceOf(answers) {
+  const first = answers.find((a) => a.id === shown && a.sources.length) ?? answers.find((a) => a.sources.length);
+  if (first) showEvidence(first);
 }
 
 function sourceAt(cite) {

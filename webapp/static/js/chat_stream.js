@@ -1,7 +1,7 @@
 // One connection a turn, for all its open answers. A lost connection is taken up again by the browser where it was.
 import { StreamedText } from "./chat_text.js";
 import { addToken, addBatch } from "./chat_batch.js";
-import { dataOf, keepData, showEvidence } from "./chat_evidence.js";
+import { dataOf, keepData } from "./chat_evidence.js";
 
 const joined = new WeakMap();
 
@@ -38,7 +38,7 @@ class Column {
 }
 
 /** Streams the turn's open answers into their columns; `refresh` shows a finished one as the server has kept it. */
-export function joinTurn(turn, { refresh, focusTurn }) {
+export function joinTurn(turn, { refresh, showFigures, showEvidenceOf }) {
   joined.get(turn)?.close();
   const columns = new Map();
   turn.querySelectorAll(".cf-answer[aria-busy]").forEach((article) => columns.set(Number(article.dataset.answer), new Column(article)));
@@ -49,13 +49,19 @@ export function joinTurn(turn, { refresh, focusTurn }) {
     const event = JSON.parse(message.data);
     act(event, columns.get(event.m));
   });
-  const changed = (column) => { keepData(column.article, column.data); focusTurn(turn); };
+  let isDue = false;
+  const changed = (column) => {
+    keepData(column.article, column.data);
+    if (isDue) return;
+    isDue = true;
+    setTimeout(() => { isDue = false; showFigures(turn); }, 250);
+  };
 
   on("queued", (event, column) => column?.waiting(1));
   on("waiting", (event, column) => column?.waiting(event.engines));
-  on("sources", (event, column) => { if (column) { column.sources(event.sources); changed(column); showEvidence(column.data); } });
+  on("sources", (event, column) => { if (column) { column.sources(event.sources); changed(column); showEvidenceOf([column.data]); } });
   on("start", (event, column) => { if (column) { Object.assign(column.data, event, { m: undefined }); changed(column); } });
-  on("token", (event, column) => { if (column) { column.token(event); addToken(turn, column.data, event); } });
+  on("token", (event, column) => { if (column) { column.token(event); addToken(turn, column.data, event); changed(column); } });
   on("batch", (event) => addBatch(turn, event));
   on("lost", (event, column) => column?.waiting(0));
   on("cut", () => { close(); location.reload(); });

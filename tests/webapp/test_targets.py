@@ -1,0 +1,153 @@
+"""Names to targets: which version answers, and what an unknown name gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ml.errors import NotFoundError
+from webapp.models import Adapter, AdapterVersion, Alias, DatasetVersion, Prompt, PromptVersion, Team
+from webapp.selectors.targets import choices, names_of_team, resolve
+
+
+def adapter_of(team: Team, name: str, *numbers: int, **fields: Any) -> Adapter:
+    adapter, _ = Adapter.objects.get_or_create(team=team, name=name)
+    for number in numbers:
+        AdapterVersion.objects.create(
+            team=team, adapter=adapter, number=number, artifact=f"{name}{number}".ljust(64, "0"), method="lora",
+            form="lora_delta", base_name="tiny", base_fingerprint="f" * 64, **fields,
+        )  # fmt: skip
+    return adapter
+
+
+def move(adapter: Adapter, alias: str, number: int) -> None:
+    version = adapter.versions.get(number=number)
+    Alias.objects.update_or_create(team=adapter.team, adapter=adapter, name=alias, defaults={"version": version})
+
+
+def test_base_is_the_plain_model(team, settings):
+    target = resolve(team=team, name="base")
+    assert (target.artifact, target.form, target.base) == (None, "plain", settings.BASE_MODEL)
+    assert resolve(team=team, name=settings.BASE_MODEL).is_base
+
+
+def test_a_bare_name_is_the_newest_version_until_production_is_set(team):
+    adapter = adapter_of(team, "triage", 1, 2)
+    assert resolve(team=team, name="triage").name == "triage@2"
+    move(adapter, "production", 1)
+    assert resolve(team=team, name="triage").name == "triage@1"
+
+
+def test_an_alias_and_a_number_name_their_versions(team):
+    adapter = adapter_of(team, "triage", 1, 2)
+    move(adapter, "staging", 1)
+    assert resolve(team=team, name="triage@staging").artifact == "triage1".ljust(64, "0")
+    assert resolve(team=team, name="triage@2").artifact == "triage2".ljust(64, "0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["triag", "triage@9", "triage@productoin", "triage@", "@1", "", "triage@1@2", "triage@²", "triage\x00", "x" * 5000,
+     "prompt:", "prompt:triage", "triage@99999999999999999999"],
+)  # fmt: skip
+def test_an_unknown_name_is_not_found_and_never_the_plain_model(team, name):
+    adapter_of(team, "triage", 1)
+    with pytest.raises(NotFoundError) as caught:
+        resolve(team=team, name=name)
+    assert (caught.value.code, caught.value.status) == ("model_not_found", 404)
+
+
+def test_the_error_offers_the_nearest_names(team):
+    move(adapter_of(team, "question-type", 1), "production", 1)
+    with pytest.raises(NotFoundError) as caught:
+        resolve(team=team, name="question-typ@production")
+    assert "question-type@production" in caught.value.hint
+
+
+def test_another_teams_name_gives_the_error_of_a_name_that_never_was(team, other_team):
+    adapter_of(other_team, "secret-sauce", 1)
+    adapter_of(team, "triage", 1)
+    with pytest.raises(NotFoundError) as theirs:
+        resolve(team=team, name="secret-sauce")
+    with pytest.raises(NotFoundError) as nobodys:
+        resolve(team=team, name="secret-saucy")
+    assert theirs.value.hint == nobodys.value.hint
+    assert "sauce" not in theirs.value.hint
+
+
+def test_a_retired_adapter_answers_no_more(team):
+    adapter = adapter_of(team, "triage", 1)
+    Adapter.objects.filter(pk=adapter.pk).update(is_retired=True)
+    with pytest.raises(NotFoundError):
+        resolve(team=team, name="triage@1")
+    assert [choice.name for choice in choices(team)] == ["base"]
+
+
+def test_every_listed_name_resolves(team):
+    move(adapter_of(team, "triage", 1, 2), "production", 1)
+    prompt = Prompt.objects.create(team=team, name="reply")
+    PromptVersion.objects.create(team=team, prompt=prompt, number=1)
+    names = names_of_team(team)
+    assert names == ["base", "triage", "triage@production", "triage@2", "triage@1", "prompt:reply", "prompt:reply@1"]
+    assert [resolve(team=team, name=name).asked for name in names] == names
+
+
+def test_a_prompt_folds_system_examples_and_template_around_the_question(team):
+    prompt = Prompt.objects.create(team=team, name="reply")
+    PromptVersion.objects.create(
+        team=team, prompt=prompt, number=1, system="Be brief.", template="Ticket: {question}",
+        examples=[{"question": "No light", "answer": "Check the fuse."}],
+    )  # fmt: skip
+    target = resolve(team=team, name="prompt:reply")
+    assert target.name == "prompt:reply@1"
+    assert target.fold(
+        [{"role": "system", "content": "In French."}, {"role": "user", "content": "{question} {0}"}]
+    ) == [
+        {"role": "system", "content": "Be brief.\n\nIn French."},
+        {"role": "user", "content": "Ticket: No light"},
+        {"role": "assistant", "content": "Check the fuse."},
+        {"role": "user", "content": "Ticket: {question} {0}"},
+    ]
+
+
+@pytest.fixture
+def trained_on(team: Team) -> Any:
+    def make(task: str, **mapping: str) -> Any:
+        from webapp.models import Dataset
+
+        dataset = Dataset.objects.create(team=team, name="d")
+        version = DatasetVersion.objects.create(
+            team=team, dataset=dataset, number=1, sha256="a" * 64, task=task, mapping=mapping
+        )
+        adapter_of(team, "trained", 1, dataset_version=version)
+        return resolve(team=team, name="trained")
+
+    return make
+
+
+def test_an_adapter_is_asked_in_the_form_of_its_training_data(trained_on):
+    target = trained_on("generation", system="Summarise.", prompt="Opinion {{x}}: {text}", completion="summary")
+    asked = target.fold([{"role": "user", "content": "Fir {text}"}])
+    assert asked == [
+        {"role": "system", "content": "Summarise."},
+        {"role": "user", "content": "Opinion {x}: Fir {text}"},
+    ]
+
+
+def test_a_callers_own_system_text_replaces_that_of_the_training_data(trained_on):
+    target = trained_on("generation", system="Summarise.", prompt="{text}", completion="summary")
+    asked = target.fold([{"role": "system", "content": "Mine."}, {"role": "user", "content": "Fir"}])
+    assert asked[0] == {"role": "system", "content": "Mine."}
+
+
+def test_a_prompt_of_several_columns_is_not_guessed_at(trained_on):
+    target = trained_on("generation", prompt="{title}: {text}", completion="summary")
+    assert target.fold([{"role": "user", "content": "Fir"}]) == [{"role": "user", "content": "Fir"}]
+
+
+def test_a_classifier_sees_the_last_question_only(trained_on):
+    target = trained_on("classification", prompt="{text}", completion="label")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert target.fold(turns) == [{"role": "user", "content": "c"}]
+    assert target.frame.picks_label
