@@ -168,20 +168,7 @@ def load_backbone(folder: Path, *, dtype: torch.dtype = torch.float32, device: s
             hint="Training and chat need a decoder language model (GPT or Llama kind).",
             field="base",
         )
-    _weights(folder)
-    transformers_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"The model {folder.name} cannot be loaded: {error}.",
-            hint="Fetch or convert the model again.",
-            field="base",
-        ) from error
+    model, tokenizer = _load(folder, dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     model = model.to(device).eval().requires_grad_(False)
@@ -193,3 +180,39 @@ def load_backbone(folder: Path, *, dtype: torch.dtype = torch.float32, device: s
         name=folder.name,
         folder=folder,
     )
+
+
+def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    _weights(folder)
+    transformers_logging.disable_progress_bar()
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **local)
+        _check_attention(folder.name, config)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        options = {**local, "config": config, "dtype": dtype, "use_safetensors": True}
+        return AutoModelForCausalLM.from_pretrained(folder, **options), tokenizer
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"The model {folder.name} cannot be loaded: {error}.",
+            hint="Fetch or convert the model again.",
+            field="base",
+        ) from error
+
+
+def _check_attention(name: str, config: Any) -> None:
+    """Refuses models whose past is not the keys and values of every token: shared prefixes would be wrong there."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True) and not getattr(config, "layer_types", None):
+        kinds.add(f"a sliding window of {window}")
+    if getattr(config, "num_kv_shared_layers", 0):
+        kinds.add("layers that share keys and values")
+    if not getattr(config, "num_attention_heads", 0):
+        kinds.add("no attention")
+    if kinds:
+        raise ModelError(
+            f"{name} is a {config.model_type} model with {', '.join(sorted(kinds))}, which cannot be used yet.",
+            hint="Use a decoder with full attention in every layer, such as Llama, Qwen2 or GPT-2.",
+            field="base",
+        )

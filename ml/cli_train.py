@@ -25,7 +25,7 @@ from ml.events import Emitter
 from ml.methods import build
 from ml.plan import plan
 from ml.specs import TrainSpec, train_spec
-from ml.train import Trainer, memory_advice, peak_bytes
+from ml.train import Trainer, memory_advice, peak_bytes, usable_length
 
 STOPPED = 75
 
@@ -114,10 +114,11 @@ def finished_artifact(out: Path, spec: TrainSpec) -> Manifest | None:
 
 def prepare(spec: TrainSpec, backbone: Backbone, dataset: Dataset, workdir: Path, emit: Emitter) -> Trainer:
     """Everything that is checked and made before the first step."""
-    examples = encode_rows(dataset.splits["train"], backbone.tokenizer, spec.max_length)
+    max_length = usable_length(spec, backbone.model.config)
+    examples = encode_rows(dataset.splits["train"], backbone.tokenizer, max_length)
     n_cut = sum(example.n_cut > 0 for example in examples)
     if n_cut:
-        emit("phase", text=f"{n_cut} of {len(examples)} training rows are longer than {spec.max_length} tokens and cut")
+        emit("phase", text=f"{n_cut} of {len(examples)} training rows are longer than {max_length} tokens and cut")
     device, longest = str(backbone.model.device.type), max(len(example.ids) for example in examples)
     needed = plan(spec, backbone.model.config, device=device, dtype=backbone.model.dtype, longest=longest)
     emit("plan", **needed.as_dict())

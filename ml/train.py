@@ -24,7 +24,7 @@ from ml.backbone import Backbone
 from ml.checkpoint import Identity, Progress, trainables
 from ml.data.chat import Example
 from ml.data.rows import Dataset, batch_rows
-from ml.errors import DivergedError, OutOfMemoryError
+from ml.errors import DivergedError, OutOfMemoryError, SpecError
 from ml.evaluate.report import measure
 from ml.events import Emitter
 from ml.forward import completion_nll, plain
@@ -32,6 +32,7 @@ from ml.plan import Plan, advice, free_bytes
 from ml.specs import TrainSpec
 
 _EVAL_ROWS_AT_ONCE = 16
+_SHORTEST = 8
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
 
@@ -47,6 +48,19 @@ def learning_rate_at(spec: TrainSpec, step: int) -> float:
     share = (step - warm) / max(1, spec.steps - warm)
     factor = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
     return spec.learning_rate * factor[spec.schedule]
+
+
+def usable_length(spec: TrainSpec, config: Any) -> int:
+    """Tokens a row may have: the spec's limit, or less when the model has fewer positions beside the virtual tokens."""
+    positions = getattr(config, "max_position_embeddings", None) or spec.max_length
+    n_virtual = int(spec.options.get("n_virtual_tokens", 0))
+    if positions - n_virtual < _SHORTEST:
+        raise SpecError(
+            f"{n_virtual} virtual tokens leave no room in the model's {positions} positions.",
+            hint="Use fewer virtual tokens.",
+            field="n_virtual_tokens",
+        )
+    return min(spec.max_length, positions - n_virtual)
 
 
 def peak_bytes(device: str) -> int:
@@ -200,7 +214,7 @@ class Trainer:
                 self.dataset,
                 split,
                 n_rows=n_rows,
-                max_length=self.spec.max_length,
+                max_length=usable_length(self.spec, self.backbone.model.config),
                 at_once=_EVAL_ROWS_AT_ONCE,
                 check=self._check,
             ).as_dict()

@@ -16,10 +16,10 @@ from ml.artifact import artifact_id, verify
 from ml.backbone import load_backbone
 from ml.data.chat import example_ids
 from ml.data.rows import encode_rows, read_dataset
-from ml.errors import DivergedError, OutOfMemoryError
+from ml.errors import DivergedError, OutOfMemoryError, SpecError
 from ml.forward import completion_nll
 from ml.specs import METHODS
-from ml.train import learning_rate_at
+from ml.train import learning_rate_at, usable_length
 from tests.ml.running import Recorder, tiny_spec, tiny_trainer, train_whole
 
 QUESTION = [{"role": "user", "content": "What colour is the frog?"}]
@@ -202,3 +202,13 @@ def test_rows_that_are_too_long_are_cut_and_reported(
     tokenizer = trainer.backbone.tokenizer
     whole = encode_rows(read_dataset(tiny_dataset_dir).splits["train"], tokenizer, 96)
     assert trainer.examples[3].ids == whole[3].ids[-24:]
+
+
+def test_virtual_tokens_take_positions_from_the_row(tiny_llama_dir: Path) -> None:
+    config = load_backbone(tiny_llama_dir).model.config
+    assert usable_length(tiny_spec("lora", max_length=600), config) == 512
+    crowded = tiny_spec("prompt_tuning", max_length=600, options={"n_virtual_tokens": 500})
+    assert usable_length(crowded, config) == 12
+    config.max_position_embeddings = 500
+    with pytest.raises(SpecError, match="500 virtual tokens leave no room"):
+        usable_length(crowded, config)
