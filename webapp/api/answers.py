@@ -30,6 +30,7 @@ class Asked:
     created: int = field(default_factory=lambda: int(time.time()))
     sources: list[dict[str, Any]] = field(default_factory=list)
     started: dict[str, Any] = field(default_factory=dict)
+    is_over: bool = False
 
     @property
     def id(self) -> str:
@@ -56,14 +57,13 @@ class Asked:
 
 async def events_of(asked: Asked) -> AsyncIterator[dict[str, Any]]:
     """The answer's events. Errors are raised; a reader that leaves, or may not read any more, stops the row."""
-    is_over = False
     try:
         async for _, event in stream.events(asked.request.id, block_s=1):
             if not await asked.guard.holds():
                 raise ColdframeError(
                     "The token was revoked or its owner suspended.", code="invalid_api_key", status=401
                 )  # fmt: skip
-            is_over = event["event"] in stream.FINAL_EVENTS
+            asked.is_over = event["event"] in stream.FINAL_EVENTS
             if event["event"] == "error":
                 raise stream.error_from(event["error"])
             if event["event"] == "sources":
@@ -72,7 +72,8 @@ async def events_of(asked: Asked) -> AsyncIterator[dict[str, Any]]:
                 asked.started = event
             yield event
     finally:
-        if not is_over:
+        if not asked.is_over:
+            asked.is_over = True
             await stream.acancel(asked.request.id)
 
 
@@ -103,23 +104,32 @@ def _chunk(asked: Asked, delta: dict[str, Any], reason: str | None = None, **ext
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-async def chunks(asked: Asked, first: list[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """`first` are events read before the headers were sent. An error after that is the stream's last object."""
-    text: list[str] = []
-    try:
-        yield _chunk(asked, {"role": "assistant", "content": ""})
-        for event in first:
-            for line in _lines(asked, event, text):
+class Chunks:
+    """The body of a streamed answer. `first` are events read before the headers were sent; an error after that is the
+    stream's last object. Django calls `close` when the reader has left, whatever the generators were doing."""
+
+    def __init__(self, asked: Asked, first: list[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> None:
+        self._asked, self._first, self._rest = asked, first, rest
+
+    def close(self) -> None:
+        if not self._asked.is_over:
+            self._asked.is_over = True
+            stream.cancel(self._asked.request.id)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        text: list[str] = []
+        yield _chunk(self._asked, {"role": "assistant", "content": ""})
+        for event in self._first:
+            for line in _lines(self._asked, event, text):
                 yield line
-        async for event in rest:
-            for line in _lines(asked, event, text):
-                yield line
-    except ColdframeError as error:
-        yield f"data: {json.dumps(error_body(error, asked.request_id))}\n\n"
-    else:
-        yield "data: [DONE]\n\n"
-    finally:
-        await rest.aclose()  # type: ignore[attr-defined]
+        try:
+            async for event in self._rest:
+                for line in _lines(self._asked, event, text):
+                    yield line
+        except ColdframeError as error:
+            yield f"data: {json.dumps(error_body(error, self._asked.request_id))}\n\n"
+        else:
+            yield "data: [DONE]\n\n"
 
 
 def _lines(asked: Asked, event: dict[str, Any], text: list[str]) -> list[str]:

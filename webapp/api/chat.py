@@ -11,7 +11,7 @@ from ninja import Router
 
 from jobs import stream
 from ml.errors import NotFoundError, SpecError, UnavailableError
-from webapp.api.answers import Asked, chunks, events_of, whole
+from webapp.api.answers import Asked, Chunks, events_of, whole
 from webapp.api.errors import request_id_of
 from webapp.api.limits import FIRST_EVENT_S
 from webapp.api.schemas import ChatRequest
@@ -105,7 +105,7 @@ async def _streamed(asked: Asked) -> StreamingHttpResponse:
         first.append(event)
         if event["event"] in ("start", "token", "done") or time.monotonic() > deadline:
             break
-    response = StreamingHttpResponse(chunks(asked, first, events), content_type="text/event-stream")
+    response = StreamingHttpResponse(Chunks(asked, first, events), content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-cache, no-transform"
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["X-Request-ID"] = asked.request_id

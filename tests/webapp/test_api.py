@@ -1,0 +1,313 @@
+"""The API's answers and refusals, in OpenAI's shape, engine played by script."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.test import AsyncClient
+
+from ml.errors import BusyError, ContextTooLongError
+from tests.webapp.responder import SOURCES, Responder
+from tests.webapp.test_targets import adapter_of
+from webapp import live
+from webapp.models import ApiToken, Collection, Membership, Role
+from webapp.services.teams import token_create
+
+pytestmark = pytest.mark.django_db(transaction=True)
+HELLO = [{"role": "user", "content": "Hello?"}]
+
+
+@pytest.fixture
+def token(team, member) -> str:
+    return token_create(team=team, user=member, name="probe")[1]
+
+
+@pytest.fixture
+def engine(redis_url) -> Iterator[Responder]:
+    """Alive, and answering whatever is asked from a thread of its own until the test ends."""
+    responder = Responder(keeps=False)
+    responder.beat()
+    yield responder
+
+
+class Answering:
+    """Answers the next requests, from a thread, with `act(responder, request)`."""
+
+    def __init__(self, responder: Responder, act: Any) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(responder, act))
+
+    def _run(self, responder: Responder, act: Any) -> None:
+        while not self._over.wait(0.01):
+            responder.reply_to_services()
+            for request in responder.take():
+                act(responder, request)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def echo(responder: Responder, request: Any) -> None:
+    responder.answer(request, "Both owners [1], not [7].", SOURCES if request.collection_id else ())
+
+
+async def call(token: str, path: str = "chat/completions", body: Any = None, **headers: str) -> Any:
+    headers = {"Authorization": f"Bearer {token}"} | headers
+    client = AsyncClient()
+    if body is None:
+        return await client.get(f"/v1/{path}", headers=headers)
+    text = body if isinstance(body, str) else json.dumps(body)
+    return await client.post(f"/v1/{path}", text, content_type="application/json", headers=headers)
+
+
+async def asked(token: str, **fields: Any) -> Any:
+    return await call(token, body={"model": "base", "messages": HELLO} | fields)
+
+
+def error_of(response: Any) -> dict[str, Any]:
+    body = json.loads(response.content)
+    assert set(body) == {"error"}
+    assert body["error"]["message"]
+    return body["error"]
+
+
+async def test_a_whole_answer_has_openais_shape(engine, token):
+    with Answering(engine, echo):
+        response = await asked(token)
+    body = json.loads(response.content)
+    assert body["object"] == "chat.completion"
+    assert body["model"] == "base"
+    assert body["choices"][0]["message"]["content"] == "Both owners [1], not [7]."
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
+    assert response.headers["X-Request-ID"].startswith("rq_")
+
+
+async def test_an_answer_from_a_collection_comes_with_its_citations(engine, token, team):
+    await Collection.objects.acreate(team=team, name="law")
+    with Answering(engine, echo):
+        body = json.loads((await asked(token, collection="law")).content)
+    assert body["choices"][0]["message"]["content"] == "Both owners [1], not."
+    assert [(c["n"], c["is_cited"]) for c in body["coldframe"]["citations"]] == [(1, True), (2, False)]
+
+
+async def test_an_adapters_alias_is_resolved_and_the_version_named(engine, token, team):
+    adapter = await sync_to_async(adapter_of)(team, "triage", 1)
+    version = await adapter.versions.aget()
+    await adapter.aliases.acreate(team=team, name="production", version=version)
+    with Answering(engine, echo):
+        body = json.loads((await asked(token, model="triage@production")).content)
+    assert body["model"] == "triage@1"
+
+
+async def test_a_stream_ends_in_usage_and_done(engine, token):
+    with Answering(engine, echo):
+        response = await asked(token, stream=True, stream_options={"include_usage": True})
+        lines = [part.decode() async for part in response.streaming_content]
+    objects = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    text = "".join(c["delta"].get("content") or "" for o in objects for c in o["choices"])
+    assert text == "Both owners [1], not [7]."
+    assert objects[-1]["choices"] == [] and objects[-1]["usage"]["completion_tokens"] == 5
+    assert objects[-2]["choices"][0]["finish_reason"] == "stop"
+    assert lines[-1] == "data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_longer_than_the_context_is_a_400_that_says_what_fits(engine, token, stream):
+    def refuse(responder: Responder, request: Any) -> None:
+        responder.fail(request, ContextTooLongError("The prompt has 3,000 tokens; 1,792 fit beside 256 to answer."))
+
+    with Answering(engine, refuse):
+        response = await asked(token, stream=stream)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert (error["code"], "1,792 fit" in error["message"]) == ("context_length_exceeded", True)
+
+
+async def test_an_error_in_the_middle_of_a_stream_is_its_last_object(engine, token):
+    def break_off(responder: Responder, request: Any) -> None:
+        responder.start(request)
+        responder.say(request, "Half")
+        responder.fail(request, ContextTooLongError("Too long."))
+
+    with Answering(engine, break_off):
+        response = await asked(token, stream=True)
+        lines = [part.decode() async for part in response.streaming_content]
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["message"] == "Too long."
+
+
+async def test_a_reader_who_leaves_stops_the_row(engine, token):
+    begun: list[Any] = []
+
+    def begin(responder: Responder, request: Any) -> None:
+        responder.start(request)
+        responder.say(request, "Half")
+        begun.append(request)
+
+    with Answering(engine, begin):
+        response = await asked(token, stream=True)
+        await anext(aiter(response.streaming_content))
+        await sync_to_async(response.close)()
+    assert engine.is_cancelled(begun[0])
+
+
+@pytest.mark.parametrize("how", ["revoked", "suspended"])
+async def test_a_stream_is_cut_when_its_token_is_worth_nothing_any_more(engine, token, monkeypatch, member, how):
+    monkeypatch.setattr(live, "CHECK_S", 0.0)
+    begun: list[Any] = []
+
+    def begin(responder: Responder, request: Any) -> None:
+        responder.start(request)
+        responder.say(request, "Half")
+        begun.append(request)
+
+    with Answering(engine, begin):
+        response = await asked(token, stream=True)
+        if how == "revoked":
+            from django.utils import timezone
+
+            await ApiToken.objects.aupdate(revoked_at=timezone.now())
+        else:
+            await Membership.objects.filter(user=member).aupdate(is_suspended=True)
+        lines = [part.decode() async for part in response.streaming_content]
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "invalid_api_key"
+    assert engine.is_cancelled(begun[0])
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"tools": []}, "tools"), ({"tool_choice": "auto"}, "tool_choice"), ({"functions": []}, "functions"),
+    ({"chat_template": "{{ range(10**9) }}"}, "chat_template"), ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
+    ({"n": 2}, "n"), ({"n": 1000}, "n"), ({"logprobs": True}, "logprobs"), ({"surprise": 1}, "surprise"),
+    ({"max_tokens": 10**9}, "max_tokens"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": -5}, "max_tokens"),
+    ({"max_completion_tokens": 10**30}, "max_tokens"), ({"temperature": 2.1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"), ({"top_p": 0}, "top_p"), ({"seed": 1.5}, "seed"),
+    ({"stop": ["x"] * 9}, "stop"), ({"stop": ["x" * 100_000]}, "stop"), ({"stop": [""]}, "stop"),
+    ({"messages": []}, "messages"), ({"messages": "hi"}, "messages"), ({"messages": [{"role": "user"}]}, "messages"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+    ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+    ({"messages": [{"role": "user", "content": "x" * 200_001}]}, "messages"),
+    ({"frequency_penalty": 1}, "frequency_penalty"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"model": None}, "model"), ({"model": 7}, "model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED, ids=[str(f)[:40] for f, _ in REFUSED])
+async def test_what_cannot_be_done_is_a_clear_400(engine, token, fields, param):
+    response = await asked(token, **fields)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["param"].startswith(param)
+    assert (error["code"], error["type"]) == ("invalid_request", "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "[]", "null", '{"model": NaN}', "[" * 100_000, '{"model": "base", "messages": 1e999}']
+)
+async def test_a_body_that_is_no_request_is_a_400(engine, token, body):
+    response = await call(token, body=body)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "invalid_request"
+
+
+async def test_an_unknown_model_is_404_with_the_nearest_names(engine, token, team, other_team):
+    await sync_to_async(adapter_of)(team, "question-type", 7)
+    await sync_to_async(adapter_of)(other_team, "question-types", 1)
+    response = await asked(token, model="question-typ@7")
+    assert response.status_code == 404
+    error = error_of(response)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert "question-type@7" in error["message"] and "question-types" not in error["message"]
+
+
+async def test_another_teams_model_and_collection_are_404(engine, token, other_team):
+    await sync_to_async(adapter_of)(other_team, "theirs", 1)
+    await Collection.objects.acreate(team=other_team, name="theirs")
+    assert (await asked(token, model="theirs@1")).status_code == 404
+    response = await asked(token, collection="theirs")
+    assert (response.status_code, error_of(response)["code"]) == (404, "collection_not_found")
+
+
+async def test_a_full_queue_is_429_with_retry_after(engine, token, monkeypatch):
+    async def full(requests: Any) -> None:
+        raise BusyError("Your team has 400 unfinished requests, the most there may be.")
+
+    monkeypatch.setattr("webapp.api.chat.stream.asubmit", full)
+    response = await asked(token)
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "5")
+    assert error_of(response)["code"] == "queue_full"
+
+
+async def test_no_engine_is_503_with_retry_after(redis_url, token):
+    response = await asked(token)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "20")
+    assert error_of(response)["code"] == "engine_starting"
+
+
+async def test_no_redis_is_503(token):
+    assert (await asked(token)).status_code == 503
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer nobody", "Basic abc", "Bearer ' OR 1=1 --"])
+async def test_a_wrong_token_is_401(engine, token, header):
+    response = await call(token, "models", Authorization=header)
+    assert (response.status_code, error_of(response)["code"]) == (401, "invalid_api_key")
+
+
+async def test_a_token_in_the_query_is_none(engine, token):
+    response = await AsyncClient().get("/v1/models", {"token": token, "api_key": token})
+    assert response.status_code == 401
+
+
+async def test_a_viewers_token_may_look_but_not_ask(engine, team, viewer):
+    _, token = await sync_to_async(token_create)(team=team, user=viewer, name="v", role=Role.VIEWER)
+    assert (await call(token, "models")).status_code == 200
+    assert (await asked(token)).status_code == 403
+
+
+async def test_models_lists_the_names_of_the_team_and_nobody_elses(engine, token, team, other_team):
+    await sync_to_async(adapter_of)(team, "triage", 1)
+    await sync_to_async(adapter_of)(other_team, "theirs", 1)
+    body = json.loads((await call(token, "models")).content)
+    assert [m["id"] for m in body["data"]] == ["base", "triage", "triage@1"]
+    assert json.loads((await call(token, "models/triage")).content)["coldframe"]["resolved"] == "triage@1"
+    assert (await call(token, "models/theirs")).status_code == 404
+
+
+async def test_embeddings_as_floats_and_as_base64_are_the_same(engine, token):
+    with Answering(engine, echo):
+        floats = await call(token, "embeddings", {"model": "minilm", "input": ["one", "three"]})
+        packed = await call(token, "embeddings", {"model": "minilm", "input": "one", "encoding_format": "base64"})
+    vectors = [d["embedding"] for d in json.loads(floats.content)["data"]]
+    assert vectors == [[3.0, 111.0, 0.5], [5.0, 116.0, 0.5]]
+    encoded = json.loads(packed.content)["data"][0]["embedding"]
+    assert list(struct.unpack("<3f", base64.b64decode(encoded))) == vectors[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [({"input": []}, 400), ({"input": ""}, 400), ({"input": [1, 2]}, 400), ({"input": ["a"] * 257}, 400),
+     ({"input": {"a": 1}}, 400), ({"input": "\ud800"}, 400), ({"model": "ada"}, 404), ({"encoding_format": "hex"}, 400),
+     ({"surprise": 1}, 400)],
+)  # fmt: skip
+async def test_embeddings_of_anything_else_are_refused(engine, token, fields, status):
+    response = await call(token, "embeddings", {"model": "minilm", "input": "a"} | fields)
+    assert response.status_code == status
+    assert error_of(response)["request_id"].startswith("rq_")
+
+
+async def test_the_description_is_public_and_names_every_route(db):
+    body = json.loads((await AsyncClient().get("/v1/openapi.json")).content)
+    assert set(body["paths"]) >= {"/v1/models", "/v1/models/{name}", "/v1/chat/completions", "/v1/embeddings"}
