@@ -52,3 +52,8 @@ def test_a_card_is_read_up_to_a_bound_and_need_not_be_there(tmp_path: Path) -> N
     assert read_card(tmp_path) == []
     (tmp_path / "README.md").write_bytes(b"x" * (LARGEST_BYTES + 100) + b"\xff")
     assert len(read_card(tmp_path)[0].text) == LARGEST_BYTES
+
+
+def test_code_between_backticks_is_a_span_and_a_lonely_backtick_is_text() -> None:
+    (spans,) = blocks("load `peft` and `x")[0].parts
+    assert [(span.text, span.is_code) for span in spans] == [("load ", False), ("peft", True), (" and `x", False)]

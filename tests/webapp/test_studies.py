@@ -43,14 +43,14 @@ def test_overlap_with_the_best_is_a_tie_and_the_cheapest_is_to_be_taken(team: Te
     grown("tiny", measured(0.773, 0.700, 0.833), size=46_000)
     (board,) = selectors.boards(team=team)
     assert [e.label for e in board.groups[0].entries] == ["large@1", "small@1"]
-    assert [e.label for e in board.groups[1].entries] == ["tiny@1", "plain model"]
+    assert [e.label for e in board.groups[1].entries] == ["tiny@1", "the plain model"]
     assert board.take is not None and board.take.label == "small@1"
 
 
 def test_the_plain_model_wins_a_tie_because_it_costs_nothing(team: Team, grown: Any) -> None:
     grown("useless", measured(0.30, 0.23, 0.38))
     (board,) = selectors.boards(team=team)
-    assert board.n_tied == 2 and board.take is not None and board.take.label == "plain model"
+    assert board.n_tied == 2 and board.take is not None and board.take.label == "the plain model"
 
 
 def test_intervals_that_touch_are_tied() -> None:

@@ -31,7 +31,6 @@ class Row:
     plain: Measure | None
     aliases: list[Alias]
     is_chosen: bool = False
-    verdict: Verdict | None = None
 
 
 def _points(a: Measure, b: Measure) -> str:
@@ -127,15 +126,14 @@ def version_of(*, team: Team, pk: int, number: int) -> AdapterVersion:
 
 
 def versions_of(*, adapter: Adapter, chosen: AdapterVersion | None = None) -> list[Row]:
-    """All versions, newest first, with what moving `production` to each would meet."""
+    """All versions, newest first, with their aliases and measures."""
     aliases: dict[int, list[Alias]] = {}
     for alias in adapter.aliases.select_related("version"):
         aliases.setdefault(alias.version_id, []).append(alias)
     versions = list(adapter.versions.select_related("created_by", "run", "dataset_version__dataset"))
-    incumbent = next((v for v in versions if any(a.name == "production" for a in aliases.get(v.pk, []))), None)
     return [
         Row(version=v, test=measure(v.metrics), plain=measure(v.metrics, "plain"), aliases=aliases.get(v.pk, []),
-            is_chosen=chosen is not None and v.pk == chosen.pk, verdict=alias_verdict(version=v, incumbent=incumbent))
+            is_chosen=chosen is not None and v.pk == chosen.pk)
         for v in versions
     ]  # fmt: skip
 

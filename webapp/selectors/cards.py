@@ -16,6 +16,20 @@ LARGEST_BYTES = 64 * 1024
 Kind = Literal["heading", "paragraph", "list", "table", "code"]
 
 
+@dataclass(frozen=True)
+class Span:
+    text: str
+    is_code: bool
+
+
+def _spans(line: str) -> list[Span]:
+    """`code` between backticks; a backtick without a partner stays."""
+    pieces = line.split("`")
+    if len(pieces) % 2 == 0:
+        pieces[-2:] = ["`".join(pieces[-2:])]
+    return [Span(text, bool(place % 2)) for place, text in enumerate(pieces) if text]
+
+
 @dataclass
 class Block:
     kind: Kind
@@ -24,6 +38,12 @@ class Block:
     @property
     def text(self) -> str:
         return ("\n" if self.kind == "code" else " ").join(self.lines)
+
+    @property
+    def parts(self) -> list[list[Span]]:
+        """Each line of a list, or the whole of another block, in spans of text and code."""
+        lines = self.lines if self.kind == "list" else [self.text]
+        return [_spans(line) for line in lines]
 
     @property
     def cells(self) -> list[list[str]]:

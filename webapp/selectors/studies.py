@@ -89,7 +89,7 @@ def _plain_entries(versions: Iterable[AdapterVersion], metric: str, n_rows: int)
     for version in versions:
         plain = measure(version.metrics, "plain", name=metric)
         if plain is not None and (plain.n_rows or n_rows) == n_rows:
-            found.setdefault(version.base_name, Entry(label="plain model", measure=plain, base=version.base_name))
+            found.setdefault(version.base_name, Entry(label="the plain model", measure=plain, base=version.base_name))
     return list(found.values())
 
 

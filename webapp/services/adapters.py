@@ -20,7 +20,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from ml.errors import ArtifactError, ColdframeError
-from webapp.models import Adapter, AdapterVersion, Alias, Run, Team
+from webapp.models import Adapter, AdapterVersion, Alias, Run
 from webapp.selectors.adapters import alias_verdict
 from webapp.selectors.metrics import with_headline
 from webapp.services.teams import audit
@@ -170,8 +170,3 @@ def adapter_retire(*, adapter: Adapter, user: Any, is_retired: bool = True) -> A
               subject=adapter)  # fmt: skip
     adapter.is_retired = is_retired
     return adapter
-
-
-def adapter_named(*, team: Team, name: str) -> Adapter | None:
-    """The team's adapter of that name, retired or not."""
-    return Adapter.objects.for_team(team).filter(name=name).first()
