@@ -233,6 +233,12 @@ def test_the_live_answer_holds_only_what_is_new(client_of: ClientOf, viewer: Any
     assert again["curves"]["step"] == [] and set(again["html"]) == {"status", "state"}
 
 
+def test_the_page_shows_the_score_beside_the_untouched_models(client_of: ClientOf, viewer: Any, run: Run) -> None:
+    work_on(run)
+    page = client_of(viewer).get(f"/runs/{run.pk}/").content.decode()
+    assert "80.0 <small>" in page and "20.0 <small>" in page and "Untouched model" in page
+
+
 def test_what_the_model_said_is_never_markup(client_of: ClientOf, viewer: Any, run: Run) -> None:
     work_on(run)
     page = client_of(viewer).get(f"/runs/{run.pk}/").content.decode()

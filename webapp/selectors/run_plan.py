@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ml.specs import METHODS, Method
+from ml.specs import COMMON_FIELDS, METHODS, Method
 from webapp.forms.runs import TrainForm
 from webapp.models import DatasetVersion
 
@@ -40,16 +40,21 @@ def plan_of(form: TrainForm, *, origin: str) -> Plan:
     adapter = str(form["adapter"].value() or "").strip()
     n_seen = int(values.get("steps", 0)) * int(values.get("batch_size", 0))
     n_train = version.splits.get("train", 0) if version else 0
-    spec = {"adapter": adapter, "dataset": str(version) if version else "", **values}
-    if not spec.get("options"):
-        spec.pop("options", None)
-    problems = [f"{form.fields[name].label}: {text}" if name in form.fields else text
-                for name, texts in form.errors.items() for text in texts]  # fmt: skip
+    spec = {"adapter": adapter, "dataset": str(version) if version else ""}
+    order = ("base", "method", *(field.name for field in COMMON_FIELDS), "options")
+    spec |= {name: values[name] for name in order if values.get(name) not in (None, {})}
+    problems = [_named(form, name, text) for name, texts in form.errors.items() for text in texts]
     return Plan(
         method=METHODS[form.chosen.name], base=str(values.get("base") or ""), version=version, adapter=adapter,
         values=values, problems=problems, n_rows_seen=n_seen, n_passes=n_seen / n_train if n_train else 0.0,
         yaml=spec_yaml(spec), curl=_curl(spec, origin),
     )  # fmt: skip
+
+
+def _named(form: TrainForm, name: str, text: str) -> str:
+    """The problem with its field's label in front, unless it begins with it."""
+    label = str(form.fields[name].label) if name in form.fields else ""
+    return text if not label or text.startswith(label) else f"{label}: {text}"
 
 
 def _curl(spec: dict[str, Any], origin: str) -> str:

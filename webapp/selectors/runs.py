@@ -148,6 +148,12 @@ class Scores:
     step: int
 
 
+def _measure_of(data: dict[str, Any]) -> Measure | None:
+    """The headline of an evaluation event."""
+    block = {**(data.get("metrics") or {}), "intervals": data.get("intervals"), "n_rows": data.get("n_rows")}
+    return measure({"event": block}, "event")
+
+
 def scores(run: Run) -> Scores | None:
     """On the test rows when they were measured, else on the validation rows of the last look."""
     evals = evaluations(run)
@@ -157,7 +163,7 @@ def scores(run: Run) -> Scores | None:
         if own:
             plain = [data for data in here if data.get("subject") == "plain"]
             return Scores(
-                own=measure({"x": own[-1]}, "x"), plain=measure({"x": plain[-1]}, "x") if plain else None,
+                own=_measure_of(own[-1]), plain=_measure_of(plain[-1]) if plain else None,
                 split=split, step=own[-1].get("step", 0),
             )  # fmt: skip
     return None
