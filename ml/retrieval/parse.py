@@ -20,6 +20,8 @@ MAX_FILE_BYTES = 75_000_000
 MAX_CHARACTERS = 20_000_000
 _SNIFF_BYTES = 1 << 16
 _FEW_CHARACTERS = 100
+_FEW_LINES = 5
+_ITEM = re.compile(r"\s*(?:[-•*–·▪]|\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)])\s")
 _SPACES = re.compile(r"[^\S\n]+\n")
 _BLANK_LINES = re.compile(r"\n{4,}")
 _LIGATURES = {ord("ﬀ"): "ff", ord("ﬁ"): "fi", ord("ﬂ"): "fl", ord("ﬃ"): "ffi", ord("ﬄ"): "ffl", 0x00AD: ""}
@@ -111,9 +113,27 @@ def _read_text(path: Path, *, filename: str) -> Parsed:
 
 
 def page_text(raw: str) -> str:
-    """A PDF page's text with plain ligatures and without trailing blanks."""
-    text = clean(raw.translate(_LIGATURES))
-    return _BLANK_LINES.sub("\n\n\n", _SPACES.sub("\n", text + "\n")).strip()
+    """A PDF page's text: plain ligatures, no trailing blanks, and lines put together to paragraphs."""
+    text = _SPACES.sub("\n", clean(raw.translate(_LIGATURES)) + "\n")
+    return _BLANK_LINES.sub("\n\n\n", unwrapped(text)).strip()
+
+
+def unwrapped(text: str) -> str:
+    """`text` with the line breaks taken out that only stand there because a line of print was full.
+
+    A line is full when it reaches three quarters of the page's long lines; it goes on in the next one unless that
+    begins an item of a list. So that a paragraph is cut into chunks at its sentences, not at its lines.
+    """
+    lines = text.split("\n")
+    widths = sorted(len(line) for line in lines if line)
+    if len(widths) < _FEW_LINES:
+        return text
+    full = 0.75 * widths[int(0.9 * (len(widths) - 1))]
+    pieces: list[str] = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        goes_on = len(line) >= full and following.strip() and not _ITEM.match(following)
+        pieces.append(line.rstrip() + " " if goes_on else line + "\n")
+    return "".join(pieces)
 
 
 def join_pages(pages: list[str], *, filename: str, has_images: bool) -> Parsed:

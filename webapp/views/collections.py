@@ -40,8 +40,8 @@ def _index(request: HttpRequest, form: CollectionForm, *, status: int = 200) -> 
         sortable={"name": "name", "made": "created_at"}, default="name",
     )  # fmt: skip
     context = {
-        "listing": found, "form": form, "may_write": request.principal.may("member"), "limit": limit_bytes(),
-        "figures": selectors.store_figures(request.team),
+        "listing": found, "form": form, "may_write": request.principal.may("member"),
+        "limit_mb": limit_bytes() // 1_000_000, "figures": selectors.store_figures(request.team),
     }  # fmt: skip
     return render(request, "collections/index.html", context, status=status)
 
@@ -88,7 +88,7 @@ def page(request: HttpRequest, collection: Collection, *, status: int = 200, **e
         "collection": collection, "listing": found, "work": selectors.work_of(collection),
         "figures": selectors.figures_of(collection), "preview": selectors.preview_of(collection),
         "settings_form": SettingsForm.of(collection), "upload_form": UploadForm(), "search_form": SearchForm(),
-        "limit": limit_bytes(), "may_write": request.principal.may("member"),
+        "limit_mb": limit_bytes() // 1_000_000, "may_write": request.principal.may("member"),
         "may_delete": request.principal.may("admin"),
     }  # fmt: skip
     return render(request, "collections/detail.html", context | extra, status=status)

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from ml.errors import ColdframeError, NotFoundError
 from webapp import storage
+from webapp.document_files import limit_bytes
 from webapp.forms.collections import UploadForm
 from webapp.models import Collection, Document, DocumentVersion
 from webapp.policy import policy
@@ -72,7 +73,8 @@ def _page(request: HttpRequest, document: Document, *, status: int = 200, **extr
         "document": document, "collection": document.collection, "version": version, "mark": mark,
         "passages": passages.passages_of(version, mark=mark, part=part),
         "versions": list(document.versions.select_related("created_by").defer("text", "pages")),
-        "n_characters": len(version.text), "upload_form": UploadForm(), "may_write": request.principal.may("member"),
+        "limit_mb": limit_bytes() // 1_000_000, "n_characters": len(version.text), "upload_form": UploadForm(),
+        "may_write": request.principal.may("member"),
     }  # fmt: skip
     return render(request, "collections/document.html", context | extra, status=status)
 

@@ -9,7 +9,7 @@ import pytest
 
 from ml.errors import DataError
 from ml.retrieval.child import read_document
-from ml.retrieval.parse import Parsed, parse
+from ml.retrieval.parse import Parsed, parse, unwrapped
 from tests.ml.retrieval.make_pdf import bomb_pdf, cyclic_pdf, encrypted_pdf, pdf_with, pdf_with_contents
 
 
@@ -119,3 +119,20 @@ def test_a_reader_that_needs_too_much_memory_is_stopped(tmp_path: Path) -> None:
     path.write_bytes(b"word " * 10_000_000)
     with pytest.raises(DataError, match="could not be read within"):
         read_document(path, filename="a.txt", memory_bytes=100 << 20)
+
+
+def test_full_lines_of_print_become_paragraphs_and_short_ones_stay() -> None:
+    full = "A tree that stands upon the boundary line between two"
+    lines = [
+        "THE COURT",
+        full,
+        full,
+        "owners.",
+        "",
+        full,
+        "1. first of a list of things that go on for some while",
+        "x",
+    ]
+    assert unwrapped("\n".join(lines)).split("\n")[:5] == [
+        "THE COURT", f"{full} {full} owners.", "", full, "1. first of a list of things that go on for some while x"
+    ]  # fmt: skip
