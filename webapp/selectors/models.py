@@ -87,18 +87,18 @@ def _engine(beat: dict[str, Any], team: Team, own: dict[str, str]) -> dict[str, 
     most = max((task.get("bytes") or 0 for task in resident), default=0) or 1
     return {
         "beat": beat, "rows": rows, "n_slots": beat.get("slots") or 0,
-        "slots": _slots(len(rows), beat.get("slots") or 0),
+        "slots": _slots({row.get("slot", place) for place, row in enumerate(beat.get("rows") or [])}, beat.get("slots") or 0),
         "resident": [{**task, "share": 100 * (task.get("bytes") or 0) / most} for task in resident],
         "n_foreign": len(foreign), "foreign_bytes": sum(task.get("bytes") or 0 for task in foreign),
         "resident_bytes": sum(task.get("bytes") or 0 for task in [*resident, *foreign]),
     }  # fmt: skip
 
 
-def _slots(n_live: int, n_slots: int) -> list[dict[str, Any]]:
+def _slots(live: set[int], n_slots: int) -> list[dict[str, Any]]:
     """Places of the slots on a bar of 100 per cent."""
     width = 100 / n_slots if n_slots else 100
     return [
-        {"x": f"{i * width + 0.08 * width:.2f}", "width": f"{0.84 * width:.2f}", "is_live": i < n_live}
+        {"x": f"{i * width + 0.08 * width:.2f}", "width": f"{0.84 * width:.2f}", "is_live": i in live}
         for i in range(min(n_slots, 256))
     ]
 
