@@ -84,10 +84,11 @@ def _engine(beat: dict[str, Any], team: Team, own: dict[str, str]) -> dict[str, 
         # The engine's label may be what another team calls the same files.
         label = own.get(task.get("artifact", ""))
         (foreign if label is None else resident).append({**task, "label": label})
+    live = {row.get("slot", place) for place, row in enumerate(beat.get("rows") or [])}
     most = max((task.get("bytes") or 0 for task in resident), default=0) or 1
     return {
         "beat": beat, "rows": rows, "n_slots": beat.get("slots") or 0,
-        "slots": _slots({row.get("slot", place) for place, row in enumerate(beat.get("rows") or [])}, beat.get("slots") or 0),
+        "slots": _slots(live, beat.get("slots") or 0),
         "resident": [{**task, "share": 100 * (task.get("bytes") or 0) / most} for task in resident],
         "n_foreign": len(foreign), "foreign_bytes": sum(task.get("bytes") or 0 for task in foreign),
         "resident_bytes": sum(task.get("bytes") or 0 for task in [*resident, *foreign]),
