@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -26,6 +27,7 @@ from webapp.selectors import chat as selectors
 from webapp.selectors.chat_page import source_of_event
 from webapp.services.answers import OVERDUE, answer_failed
 
+logger = logging.getLogger(__name__)
 BEAT_S = 2.0
 """Silence after which a comment keeps the connection open."""
 SETTLE_S = 5.0
@@ -84,6 +86,8 @@ async def _stream(guard: Guard, waiting: list[Message], after: dict[int, str]) -
             try:
                 message, position, event = await asyncio.wait_for(queue.get(), BEAT_S)
             except TimeoutError:
+                if all(task.done() for task in tasks[:-1]):
+                    return
                 yield ": beat\n\n"
                 continue
             if position:
@@ -92,9 +96,18 @@ async def _stream(guard: Guard, waiting: list[Message], after: dict[int, str]) -
             n_open -= name == "ended"
             yield _line(name, {"m": message, **event}, "_".join(f"{m}:{p}" for m, p in positions.items()))
     finally:
-        for task in tasks:
+        await _end(tasks)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Asks again until all have ended: a redis connection that is just being made swallows a cancellation."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(running, timeout=0.5)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a reader of answers failed", exc_info=error)
 
 
 async def _pump(message: Message, after: str, queue: asyncio.Queue[Item]) -> None:
