@@ -23,13 +23,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from ml.errors import ModelError
+from ml.errors import ModelError, OutOfMemoryError
 
 ABOUT = "coldframe.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENCODERS = ("bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2", "mpnet", "albert", "xlm-roberta")
 _NOT_IDENTITY = ("transformers_version", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype")
 _CHUNK_BYTES = 1 << 20
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +183,11 @@ def load_backbone(folder: Path, *, dtype: torch.dtype = torch.float32, device: s
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is torch's or Python's way of saying that memory ran out."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
+
+
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     _weights(folder)
     transformers_logging.disable_progress_bar()
@@ -192,7 +198,13 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         options = {**local, "config": config, "dtype": dtype, "use_safetensors": True}
         return AutoModelForCausalLM.from_pretrained(folder, **options), tokenizer
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                f"There is not enough memory to load {folder.name}.",
+                hint="Stop what else holds memory, or choose a smaller base model.",
+                field="base",
+            ) from error
         raise ModelError(
             f"The model {folder.name} cannot be loaded: {error}.",
             hint="Fetch or convert the model again.",

@@ -20,7 +20,7 @@ import torch
 
 from ml import checkpoint
 from ml.artifact import Manifest, spec_sha256, write_artifact
-from ml.backbone import Backbone
+from ml.backbone import Backbone, is_out_of_memory
 from ml.checkpoint import Identity, Progress, trainables
 from ml.data.chat import Example
 from ml.data.rows import Dataset, batch_rows
@@ -33,7 +33,6 @@ from ml.specs import TrainSpec
 
 _EVAL_ROWS_AT_ONCE = 16
 _SHORTEST = 8
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
 
 class Stopped(Exception):
@@ -76,10 +75,7 @@ def memory_advice(spec: TrainSpec, needed: Plan, device: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-            t in str(error).lower() for t in _NO_MEMORY
-        )
-        if not told:
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"There is not enough memory for {spec.micro_batch_size} rows at once of up to {spec.max_length} tokens.",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ml.backbone import ABOUT, family_of, fingerprint_of, load_backbone, model_folder
-from ml.errors import ModelError
+from ml.errors import ModelError, OutOfMemoryError
 from tests.ml.conftest import save_tiny_llama
 
 
@@ -100,3 +100,15 @@ def test_an_encoder_is_refused_for_training(copied: Path) -> None:
 
 def test_other_weights_have_another_fingerprint(tiny_llama_dir: Path, tmp_path: Path) -> None:
     assert fingerprint_of(save_tiny_llama(tmp_path / "other", seed=1)) != fingerprint_of(tiny_llama_dir)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_to_load_is_no_damage(
+    tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ml.backbone.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(OutOfMemoryError, match="not enough memory to load tiny-llama"):
+        load_backbone(tiny_llama_dir)
