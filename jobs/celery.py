@@ -25,6 +25,7 @@ if not settings.configured or not django.apps.apps.ready:
 
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
+from celery.worker import state
 from kombu.entity import Exchange, Queue
 
 from jobs.stream_redis import client, redis_url
@@ -32,6 +33,7 @@ from jobs.stream_redis import client, redis_url
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S, HEARTBEAT_TTL_S = 10, 30
+DEAF_AFTER_S = 60
 SOFT_LIMIT_S, HARD_LIMIT_S = 540, 600
 INSPECT_LIMIT_S = 270
 
@@ -73,14 +75,26 @@ def run_short(run_id: int) -> str:
 
 
 def _beat(names: list[str], stopped: threading.Event) -> None:
+    n_idle = 0
     while True:
         try:
             for name in names:
                 client().set(f"cf:worker:{name}", os.getpid(), ex=HEARTBEAT_TTL_S)
+            n_idle = n_idle + 1 if is_deaf(names) else 0
         except redis.RedisError as error:
+            n_idle = 0
             logger.warning("heartbeat not written: %s", type(error).__name__)
+        if n_idle > DEAF_AFTER_S / HEARTBEAT_S:
+            logger.error("messages wait in %s and this worker takes none: it ends, to be started again", names)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         if stopped.wait(HEARTBEAT_S):
             return
+
+
+def is_deaf(names: list[str]) -> bool:
+    """True while messages lie in the worker's queues and it works on nothing (celery #8030, #8091, #9054, #10205)."""
+    return not state.reserved_requests and any(client().llen(name) for name in names)
 
 
 @app.task(name="jobs.inspect", soft_time_limit=INSPECT_LIMIT_S, time_limit=INSPECT_LIMIT_S + 30)

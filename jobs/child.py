@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 PR_SET_PDEATHSIG = 1
 NICE = 10
 CHUNK_BYTES = 1 << 16
@@ -109,6 +111,14 @@ class Child:
             whole, rest = [*whole, rest[:1000] + b" ... (line cut)"], b""
         self._buffers[name] = bytearray(rest)
         return [parsed for line in whole if line.strip() and (parsed := _parse(name, line))]
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the process and its helpers; 0 once it is gone."""
+        try:
+            root = psutil.Process(self.pid)
+            return sum(int(member.memory_info().rss) for member in (root, *root.children(recursive=True)))
+        except psutil.Error:
+            return 0
 
     def is_running(self) -> bool:
         return self.process.poll() is None

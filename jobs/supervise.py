@@ -2,8 +2,9 @@
 
 Guarantees: the lease is renewed by a thread of its own for as long as the child works; whoever lost the lease kills the
 child and writes nothing more; a cancelled child gets SIGTERM, 30 s to write a checkpoint, then SIGKILL; being told to
-stop (SIGTERM) hands the run back without using up an attempt; a child that says nothing for too long is stopped. Waits
-out a database that is away. Never imports torch. How an ended child is judged is in jobs/verdict.py.
+stop (SIGTERM) hands the run back without using up an attempt; a child that says nothing for too long, or grows beyond
+its memory, is stopped. Waits out a database that is away. Never imports torch. How an ended child is judged is in
+jobs/verdict.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
@@ -41,6 +43,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 30.0
 FLUSH_S = 1.0
+WEIGH_S = 2.0
 SILENCE_S, SILENCE_STEPS = 900.0, 10
 BEATS_A_LEASE = 6
 
@@ -145,6 +148,7 @@ class Watch:
         self._asked_at = 0.0
         self._began = self._heard = self._flushed = time.monotonic()
         self._is_started = self._is_cancelled = False
+        self._weighed = 0.0
         self._step_s: deque[float] = deque(maxlen=50)
 
     def run(self) -> str:
@@ -203,8 +207,18 @@ class Watch:
                 self._ask("stall")
             elif self.limit_s and now - self._began > self.limit_s:
                 self._ask("limit")
+            elif self._is_too_big(now):
+                self._ask("memory")
+                self.child.signal(signal.SIGKILL)
         elif now - self._asked_at > GRACE_S:
             self.child.signal(signal.SIGKILL)
+
+    def _is_too_big(self, now: float) -> bool:
+        """Before the kernel ends some other process of this machine instead."""
+        if now - self._weighed < WEIGH_S:
+            return False
+        self._weighed = now
+        return self.child.memory_bytes() > (settings.RUN_MEMORY_BYTES or 0.9 * psutil.virtual_memory().total)
 
     def _ask(self, reason: str) -> None:
         self.reason, self._asked_at = reason, time.monotonic()

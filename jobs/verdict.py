@@ -63,7 +63,7 @@ def conclude(ending: Ending) -> str:
         held = run_requeue(claim=claim, consumes_attempt=reason == "", error=error_of(ending))
         return "handed back" if held else "lost the lease"
     error = error_of(ending)
-    if code in PERMANENT or reason == "limit":
+    if code in PERMANENT or reason in ("limit", "memory"):
         return f"failed: {error['code']}" if run_fail(claim=claim, error=error) else "lost the lease"
     held = run_requeue(claim=claim, consumes_attempt=True, error=error)
     return f"attempt failed: {error['code']}" if held else "lost the lease"
@@ -108,6 +108,9 @@ def error_of(ending: Ending) -> dict[str, Any]:
 def _unexplained(ending: Ending) -> tuple[str, str, str]:
     if ending.reason == "stall":
         return "stalled", "The run stood still for too long and was stopped.", "The log shows where it stood."
+    if ending.reason == "memory":
+        code, _, hint = PERMANENT[71]
+        return code, "The process grew beyond the memory a run may hold.", hint
     if ending.reason == "limit":
         return "too_long", "Reading took too long and was stopped.", "Split the file into smaller ones."
     if ending.code < 0:

@@ -182,6 +182,17 @@ def test_reading_that_takes_too_long_fails(submit: Submit, monkeypatch: pytest.M
     assert supervise(run.pk, limit_s=0.3) == "failed: too_long"
 
 
+def test_a_child_that_grows_beyond_its_memory_fails_with_advice(
+    submit: Submit, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    run = submit(steps=2000, step_s=0.02)
+    settings.RUN_MEMORY_BYTES = 1024
+    monkeypatch.setattr(supervising, "WEIGH_S", 0.0)
+    assert supervise(run.pk) == "failed: out_of_memory"
+    run.refresh_from_db()
+    assert "fewer rows" in run.error["hint"]
+
+
 def test_who_lost_the_lease_kills_the_child_and_writes_nothing(submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
     run = submit(steps=2000, step_s=0.02)
 

@@ -18,8 +18,13 @@ POINTS = 1200
 """Points of a curve at most; longer runs are thinned out."""
 CURVES = ("loss", "learning_rate", "grad_norm")
 LOG_LINES = 400
+EVALS = 300
 SAMPLES = 5
 LOGGED = ("log", "phase", "started", "eval", "checkpoint", "failed", "stopped", "finished", "requeued")
+
+
+Evals = list[dict[str, Any]]
+"""Evaluation events as the trainer sent them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,22 +113,25 @@ def curves(run: Run, *, after: int = 0) -> dict[str, list[float | int | None]]:
     }
 
 
-def evaluations(run: Run) -> list[dict[str, Any]]:
-    """The evaluations in order of steps; one that a resume repeated counts once."""
+def evaluations(run: Run) -> Evals:
+    """The evaluations in order of steps, of very long runs the newest; one that a resume repeated counts once."""
+    events = run.events.filter(name="eval")
+    plain = events.filter(data__subject="plain").values_list("data", flat=True)
+    own = events.exclude(data__subject="plain").order_by("-pk").values_list("data", flat=True)[:EVALS]
     newest: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for data in run.events.filter(name="eval").values_list("data", flat=True):
+    for data in [*plain, *reversed(own)]:
         newest[(data.get("subject", "adapter"), data.get("split", ""), data.get("step", 0))] = data
     return sorted(newest.values(), key=lambda data: data.get("step", 0))
 
 
-def _headline(evals: list[dict[str, Any]]) -> str:
+def _headline(evals: Evals) -> str:
     names = [name for name in HEADLINES if any(name in (data.get("metrics") or {}) for data in evals)]
     return names[0] if names else ""
 
 
-def eval_curve(run: Run) -> dict[str, Any]:
+def eval_curve(found: Evals) -> dict[str, Any]:
     """The headline metric and the loss on the validation rows over the steps, and the untouched model's value."""
-    evals = [data for data in evaluations(run) if data.get("split") == "validation"]
+    evals = [data for data in found if data.get("split") == "validation"]
     name = _headline(evals)
     own = [data for data in evals if data.get("subject") != "plain"]
     plain = [data for data in evals if data.get("subject") == "plain"]
@@ -154,9 +162,8 @@ def _measure_of(data: dict[str, Any]) -> Measure | None:
     return measure({"event": block}, "event")
 
 
-def scores(run: Run) -> Scores | None:
+def scores(evals: Evals) -> Scores | None:
     """On the test rows when they were measured, else on the validation rows of the last look."""
-    evals = evaluations(run)
     for split in ("test", "validation"):
         here = [data for data in evals if data.get("split") == split]
         own = [data for data in here if data.get("subject") != "plain"]
@@ -169,9 +176,9 @@ def scores(run: Run) -> Scores | None:
     return None
 
 
-def samples(run: Run) -> dict[str, Any]:
+def samples(evals: Evals) -> dict[str, Any]:
     """The worst and the best answers of the newest evaluation that kept any."""
-    kept = [d for d in evaluations(run) if d.get("subject") != "plain" and d.get("samples")]
+    kept = [d for d in evals if d.get("subject") != "plain" and d.get("samples")]
     if not kept:
         return {}
     rows = sorted(kept[-1]["samples"], key=lambda sample: sample.get("loss") or 0.0)

@@ -120,7 +120,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _detail_context(request: HttpRequest, run: Run) -> dict[str, Any]:
-    version = getattr(run, "adapter_version", None)
+    version, evals = getattr(run, "adapter_version", None), select.evaluations(run)
     return {
         "run": run,
         "row": select.rows_of([run])[0],
@@ -129,14 +129,14 @@ def _detail_context(request: HttpRequest, run: Run) -> dict[str, Any]:
         "predicted_bytes": select.predicted_bytes(run),
         "version": version,
         "peak_bytes": run.result.get("peak_bytes") or run.progress.get("peak_bytes"),
-        "scores": select.scores(run),
-        "samples": select.samples(run),
+        "scores": select.scores(evals),
+        "samples": select.samples(evals),
         "checkpoints": select.checkpoints(run),
         "log": select.log_lines(run),
         "spec_yaml": spec_yaml(run.spec),
         "chart": {
             "curves": select.curves(run),
-            "evals": select.eval_curve(run),
+            "evals": select.eval_curve(evals),
             "n_steps": run.progress.get("total") or run.spec.get("steps"),
             "last_event": select.last_event_id(run),
             "is_over": run.is_over,
