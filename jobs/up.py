@@ -25,6 +25,7 @@ from jobs.supervisor import Supervisor
 from jobs.up_log import UpLog
 from jobs.up_parts import SERVICE_NAMES, Plan, all_parts
 from ml.errors import ColdframeError, UnavailableError
+from webapp.checks import check_embedded_services, check_exposure
 from webapp.selectors.health import ALIVE
 
 
@@ -145,6 +146,8 @@ def run(plan: Plan) -> int:
         parts, endpoints = all_parts(plan)
         endpoints.save(plan.var)
         log = UpLog(folder=plan.var / "logs", names=tuple(part.name for part in parts), quiet=frozenset(SERVICE_NAMES))
+        for warning in (*check_exposure(None), *check_embedded_services(None)):
+            log.note(f"Warning: {warning.msg}\n  {warning.hint}")
         try:
             return asyncio.run(supervise(plan, log, parts))
         finally:
