@@ -13,6 +13,7 @@ from typing import Any
 
 from ml.data.mapping import as_text
 from ml.data.readers import shown
+from ml.data.report import spelling_family
 
 FORMAT_LABELS = {
     "messages": "OpenAI messages",
@@ -160,7 +161,10 @@ def _suggest_columns(columns: Sequence[Column]) -> dict[str, str]:
 
 
 def _labelled_prompt(text: str, answer: Column) -> str:
-    labels = [value.replace("{", "{{").replace("}", "}}") for value in sorted(answer.values or ())]
+    usual: dict[str, str] = {}
+    for value, _ in (answer.values or Counter()).most_common():
+        usual.setdefault(spelling_family(value), value.replace("{", "{{").replace("}", "}}"))
+    labels = sorted(usual.values())
     named = ", ".join(labels)
     choice = f" Choose one of: {named}." if len(labels) <= 20 and len(named) <= 400 else ""
     return f"Name the {answer.name.lower()} of this text.{choice}\nText: {{{text}}}\n{answer.name.capitalize()}:"

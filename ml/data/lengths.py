@@ -14,6 +14,7 @@ from ml.data.chat import example_ids
 from ml.data.report import count_lengths
 from ml.data.splitting import SPLITS
 from ml.errors import DataError, ModelError
+from ml.specs import COMMON_FIELDS
 
 MAX_COUNTED = 5_000
 _NO_LIMIT = 1_000_000
@@ -40,7 +41,7 @@ def load_tokenizer(models_dir: Path, base: str) -> Any:
 
 
 def token_lengths(folder: Path, *, models_dir: Path, base: str) -> dict[str, Any]:
-    """Median, 95th percentile, longest and a histogram of tokens a row, with the base's name; see `count_lengths`."""
+    """What `count_lengths` says of tokens a row; with the base's name, and how many rows a run cuts by default."""
     about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     step = max(1, -(-sum(about["splits"].values()) // MAX_COUNTED))
     tokenizer = load_tokenizer(models_dir, base)
@@ -56,4 +57,6 @@ def token_lengths(folder: Path, *, models_dir: Path, base: str) -> dict[str, Any
                         raise DataError(
                             f"Row {row['row']}: {error.message}", hint=error.hint, field=error.field
                         ) from error
-    return {**count_lengths(lengths), "base": base}
+    limit = next(int(field.default) for field in COMMON_FIELDS if field.name == "max_length")
+    n_over = sum(n for length, n in lengths.items() if length > limit)
+    return {**count_lengths(lengths), "base": base, "limit": limit, "n_over": n_over}

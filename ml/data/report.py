@@ -95,7 +95,7 @@ def count_labels(counts: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
     """Labels, most frequent first, each followed by its twins: the same word in another case or spelling."""
     families: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        families[_JOINERS.sub("", label.casefold())].append(label)
+        families[spelling_family(label)].append(label)
     rows: list[dict[str, Any]] = []
     for family in families.values():
         family.sort(key=lambda label: (-sum(counts[label]), label))
@@ -106,6 +106,11 @@ def count_labels(counts: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
     order = {label: (-sum(counts[family[0]]), family[0]) for family in families.values() for label in family}
     rows.sort(key=lambda row: (*order[row["label"]], row["twin_of"] != "", -row["n"]))
     return rows
+
+
+def spelling_family(label: str) -> str:
+    """Equal for labels that differ in case, spaces, dashes and the like only."""
+    return _JOINERS.sub("", label.casefold())
 
 
 def count_lengths(lengths: Counter[int]) -> dict[str, Any]:
@@ -131,6 +136,15 @@ def count_lengths(lengths: Counter[int]) -> dict[str, Any]:
     return {"n": total, "median": at(0.5), "p95": at(0.95), "longest": longest, "step": step, "bars": bars}
 
 
+def counted(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first few names."""
+    return ", ".join(names[:limit]) + " …" * (len(names) > limit)
+
+
 def warnings_of(report: Mapping[str, Any], task: str) -> list[dict[str, str]]:
     """What a person should know before training on this, most serious first."""
     found: list[dict[str, str]] = []
@@ -146,13 +160,15 @@ def warnings_of(report: Mapping[str, Any], task: str) -> list[dict[str, str]]:
         warn("one_label", f"Every row has the same label, {labels[0]['label']!r}.",
              "There is nothing to tell apart. Training a classification asks for two labels.")  # fmt: skip
     if report["leakage"]["n"]:
-        warn("leakage", f"{report['leakage']['n']:,} held-out rows also lie in train.",
+        n = report["leakage"]["n"]
+        warn("leakage", f"{counted(n, 'held-out row also lies', 'held-out rows also lie')} in train.",
              "Figures on them will be too good. Make a version that leaves them out of train.")  # fmt: skip
     for split, use in (("validation", "watched while training"), ("test", "measured at the end")):
         if not splits[split] and n_rows > 1:
             warn(f"no_{split}", f"No rows are held out for {split}.", f"Nothing can be {use}.")
     if report["contradictions"]["n"]:
-        warn("contradictions", f"{report['contradictions']['n']:,} prompts have different completions.",
+        n = report["contradictions"]["n"]
+        warn("contradictions", f"{counted(n, 'prompt has', 'prompts have')} different completions.",
              "The model cannot get both right.")  # fmt: skip
     if task == "classification":
         _warn_labels(labels, splits, n_rows, warn)
@@ -163,16 +179,17 @@ def _warn_labels(labels: Sequence[Mapping[str, Any]], splits: Mapping[str, int],
     twins = [row for row in labels if row["twin_of"]]
     if twins:
         names = ", ".join(f"{row['label']!r} beside {row['twin_of']!r}" for row in twins[:3])
-        warn("twins", f"{len(twins)} labels have a twin: {names}.", "The model would learn both spellings.")
+        warn("twins", f"{counted(len(twins), 'label has', 'labels have')} a twin: {names}.",
+             "The model would learn both spellings.")  # fmt: skip
     if len(labels) > max(20, n_rows / 2):
         warn("many_labels", f"There are {len(labels):,} different labels for {n_rows:,} rows.",
              "This looks like free text: choose the task “generation”.")  # fmt: skip
     untrained = [row["label"] for row in labels if not row["splits"]["train"]]
     if untrained:
-        warn("untrained_labels", f"{len(untrained)} labels never occur in train: {', '.join(untrained[:5])}.",
+        warn("untrained_labels", f"Labels that never occur in train: {some(untrained)}.",
              "They cannot be learnt.")  # fmt: skip
     if splits["test"]:
         unseen = [row["label"] for row in labels if not row["splits"]["test"]]
         if unseen:
-            warn("unmeasured_labels", f"{len(unseen)} labels never occur in test: {', '.join(unseen[:5])}.",
+            warn("unmeasured_labels", f"Labels that never occur in test: {some(unseen)}.",
                  "Nothing is known about how well they are told apart.")  # fmt: skip

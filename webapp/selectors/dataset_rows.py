@@ -42,6 +42,16 @@ def _matches(row: dict[str, Any], query: str) -> bool:
     return any(query in text.casefold() for text in texts)
 
 
+def common_beginning(texts: list[str]) -> int:
+    """Characters that all texts share at their start, up to a word's end; 0 when that is little or texts are few."""
+    if len(texts) < 3:
+        return 0
+    low, high = min(texts), max(texts)
+    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    n = max(low.rfind(" ", 0, n), low.rfind("\n", 0, n)) + 1
+    return n if n >= 24 else 0
+
+
 def rows_page(version: DatasetVersion, *, split: str = "", query: str = "", page: int = 1) -> dict[str, Any]:
     """One page of rows, narrowed by split and text (`label:x` for a label)."""
     rows: Iterator[dict[str, Any]] = rows_of(version, split if split in SPLITS else "")
@@ -50,16 +60,20 @@ def rows_page(version: DatasetVersion, *, split: str = "", query: str = "", page
         rows = (row for row in rows if _matches(row, wanted))
     first = (max(1, page) - 1) * PAGE_SIZE
     found = list(islice(rows, first, first + PAGE_SIZE + 1))
+    n_shared = common_beginning([row["messages"][-1]["content"] for row in found[:PAGE_SIZE]])
+    lead = "… " if n_shared else ""
     shown = [
         {
             "row": row["row"], "split": row["split"], "completion": row["completion"][:MAX_SHOWN],
-            "text": row["messages"][-1]["content"][:MAX_SHOWN], "n_turns": len(row["messages"]),
+            "text": lead + row["messages"][-1]["content"][n_shared : n_shared + MAX_SHOWN],
+            "n_turns": len(row["messages"]),
         }
         for row in found[:PAGE_SIZE]
     ]  # fmt: skip
     return {
         "rows": shown, "split": split, "query": query, "page": max(1, page), "first": first + 1,
         "last": first + len(shown), "has_more": len(found) > PAGE_SIZE,
+        "shared": found[0]["messages"][-1]["content"][:n_shared].strip() if n_shared else "",
     }  # fmt: skip
 
 

@@ -45,6 +45,9 @@ def roles_of(upload: Upload) -> list[dict[str, Any]]:
     rows = []
     for column in upload.report.get("columns", []):
         name = column["name"]
+        if name == mapping.get("column"):
+            rows.append({**column, "role": "conversation"})
+            continue
         role = "prompt" if name in prompt else "completion" if name in answers else "split" if name == split else "out"
         rows.append({**column, "role": role})
     return rows

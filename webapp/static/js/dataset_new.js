@@ -111,11 +111,12 @@ if (mapping) {
   const sayRoles = () => {
     const read = slots(fields[0].value);
     const learnt = [...slots(fields[1].value), fields[1].value.trim()];
-    const isColumns = mapping.elements.format.value === "columns";
+    const format = mapping.elements.format.value;
+    const isColumns = format === "columns";
     const split = mapping.elements.split.value === "column" ? mapping.elements.split_column.value : "";
     for (const tag of all("[data-role-of]", mapping)) {
       const name = tag.dataset.roleOf;
-      const role = isColumns && read.includes(name) ? "read" : isColumns && learnt.includes(name) ? "learnt" : name === split ? "split" : isColumns ? "left out" : "as it is";
+      const role = isColumns && read.includes(name) ? "read" : isColumns && learnt.includes(name) ? "learnt" : name === split ? "split" : isColumns ? "left out" : format === "messages" || format === "sharegpt" ? (name === mapping.elements.column.value ? "conversation" : "left out") : "as named";
       tag.textContent = role;
       tag.className = `cf-tag${role === "read" ? " cf-tag-frozen" : role === "learnt" ? " cf-tag-grown" : ""}`;
     }
