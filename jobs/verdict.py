@@ -54,8 +54,8 @@ def conclude(ending: Ending) -> str:
     """Moves the run on; returns what became of it, for the log."""
     claim, code, reason = ending.claim, ending.code, ending.reason
     if code == 0 and ending.notes.finished is not None:
-        n_trainable = ending.notes.progress.get("n_trainable")
-        return _publish(claim, {"n_trainable": n_trainable, **ending.notes.finished})
+        known = {key: value for key, value in ending.notes.progress.items() if key == "n_trainable"}
+        return _publish(claim, {**known, **ending.notes.finished})
     if reason == "cancel":
         return "cancelled" if run_cancelled(claim=claim) else "lost the lease"
     if reason == "restart" or (reason == "" and code == STOPPED):
