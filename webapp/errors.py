@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
+
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 from ml.errors import BusyError, ColdframeError
+
+
+def request_id_of(request: HttpRequest) -> str:
+    """Names an API request; made on first use. Clients see it as `x-request-id`."""
+    if not hasattr(request, "cf_request_id"):
+        request.cf_request_id = f"rq_{uuid.uuid4().hex[:16]}"
+    return str(request.cf_request_id)
 
 
 def openai_error(error: ColdframeError) -> dict[str, dict[str, object]]:
@@ -18,7 +27,10 @@ def openai_error(error: ColdframeError) -> dict[str, dict[str, object]]:
 def error_response(request: HttpRequest, error: ColdframeError, *, is_api: bool = False) -> HttpResponse:
     """The error in the shape that the asker can read. Nothing of other teams is ever in it."""
     if is_api or request.headers.get("Accept", "").startswith("application/json"):
-        response: HttpResponse = JsonResponse(openai_error(error), status=error.status)
+        body = openai_error(error)
+        body["error"]["request_id"] = request_id_of(request)
+        response: HttpResponse = JsonResponse(body, status=error.status)
+        response.headers["X-Request-ID"] = request_id_of(request)
     else:
         partial = bool(getattr(request, "htmx", False))
         template = "_parts/problem.html" if partial else "error.html"

@@ -67,7 +67,7 @@ def principal_of_token(token: str) -> Principal | None:
     )
     if found is None:
         return None
-    membership = Membership.objects.filter(team=found.team, user=found.created_by).first()
+    membership = Membership.objects.filter(team=found.team, user=found.created_by, user__is_active=True).first()
     if membership is None or membership.is_suspended:
         return None
     role = min(found.role, membership.role, key=lambda r: ROLE_RANK[Role(r)])

@@ -264,6 +264,13 @@ async def test_no_redis_is_503(token):
 async def test_a_wrong_token_is_401(engine, token, header):
     response = await call(token, "models", Authorization=header)
     assert (response.status_code, error_of(response)["code"]) == (401, "invalid_api_key")
+    assert response.headers["X-Request-ID"] == error_of(response)["request_id"]
+
+
+async def test_the_token_of_a_closed_account_is_worth_nothing(engine, token, member):
+    member.is_active = False
+    await member.asave()
+    assert (await call(token, "models")).status_code == 401
 
 
 async def test_a_token_in_the_query_is_none(engine, token):
@@ -280,7 +287,9 @@ async def test_a_viewers_token_may_look_but_not_ask(engine, team, viewer):
 async def test_models_lists_the_names_of_the_team_and_nobody_elses(engine, token, team, other_team):
     await sync_to_async(adapter_of)(team, "triage", 1)
     await sync_to_async(adapter_of)(other_team, "theirs", 1)
-    body = json.loads((await call(token, "models")).content)
+    response = await call(token, "models")
+    assert response.headers["X-Request-ID"].startswith("rq_")
+    body = json.loads(response.content)
     assert [m["id"] for m in body["data"]] == ["base", "triage", "triage@1"]
     assert json.loads((await call(token, "models/triage")).content)["coldframe"]["resolved"] == "triage@1"
     assert (await call(token, "models/theirs")).status_code == 404

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from tests.webapp.responder import SOURCES, Responder
 from tests.webapp.test_targets import adapter_of
-from webapp.models import Collection, Conversation, Message
+from webapp.models import Collection, Conversation, Document, DocumentVersion, Message
 from webapp.services import chat
 
 
@@ -110,6 +110,21 @@ def test_a_finished_answer_is_shown_with_chips_sources_and_nothing_alive(answere
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     data = html.split(f'<script id="answer-data-{answered.pk}" type="application/json">')[1].split("</script>")[0]
     assert [s["title"] for s in json.loads(data)["sources"]] == ["boundary-tree-opinion.pdf", "survey.md"]
+
+
+def test_a_citation_leads_to_its_passage_while_the_document_is_there(answered, client, team):
+    collection = Collection.objects.get()
+    document = Document.objects.create(team=team, collection=collection, title="opinion.pdf")
+    version = DocumentVersion.objects.create(
+        team=team, document=document, number=1, sha256="a" * 64, filename="opinion.pdf", size_bytes=1, text="x" * 99
+    )
+    answered.citations.filter(number=1).update(version=version)
+    url = reverse("chat:answer", args=[answered.conversation_id, answered.pk])
+    where = f"/collections/{collection.pk}/documents/{document.pk}/"
+    link = f"{where}?version={version.pk}\\u0026start=10\\u0026end=90#passage"
+    assert link in page(client.get(url))
+    Document.objects.update(is_deleted=True)
+    assert link not in page(client.get(url))
 
 
 def test_an_open_answer_can_be_stopped_and_is_then_shown_as_stopped(redis_url, post, client):

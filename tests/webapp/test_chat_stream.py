@@ -84,6 +84,19 @@ async def test_a_reader_takes_the_stream_up_where_it_was_left(open_turn, member)
     assert sorted(said) == [(open_turn[0].pk, " two"), (open_turn[1].pk, "Zwei")]
 
 
+async def test_a_question_asked_while_no_engine_runs_is_answered_when_one_is_back(open_turn, member, monkeypatch):
+    monkeypatch.setattr("webapp.views.chat_stream.BEAT_S", 0.05)
+    response = await join(member, open_turn[0])
+    waiting = [data async for _, _, data in events_of(response, until="waiting")][-1]
+    assert waiting["engines"] == 0
+    engine = Responder()
+    again = await join(member, open_turn[0])
+    for request in await sync_to_async(engine.take)():
+        await sync_to_async(engine.answer)(request, "Back.")
+    said = [data["text"] async for name, _, data in events_of(again) if name == "token"]
+    assert said == ["Back.", "Back."]
+
+
 async def test_an_expired_stream_falls_back_to_what_is_stored(open_turn, member):
     answer = open_turn[0]
     for message in open_turn:

@@ -5,10 +5,12 @@ Tokens are judged by webapp.policy alone, before anything here runs; ninja's own
 
 from __future__ import annotations
 
+from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
 from webapp.api import chat, embeddings, models, runs
 from webapp.api.errors import add_handlers
+from webapp.errors import request_id_of
 from webapp.policy import Level, policy
 
 LEVELS: dict[str, Level] = {
@@ -16,7 +18,17 @@ LEVELS: dict[str, Level] = {
     "run_create": "member", "run": "viewer",
 }  # fmt: skip
 
-api = NinjaAPI(
+
+class Api(NinjaAPI):
+    """Every response names its request."""
+
+    def create_temporal_response(self, request: HttpRequest) -> HttpResponse:
+        response = super().create_temporal_response(request)
+        response.headers["X-Request-ID"] = request_id_of(request)
+        return response
+
+
+api = Api(
     title="Coldframe", version="1", urls_namespace="v1", docs_url=None,
     description="OpenAI's shapes; `model` is a name of your team. Send a token as `Authorization: Bearer …`.",
     openapi_extra={

@@ -12,9 +12,9 @@ from ninja import Router
 from jobs import stream
 from ml.errors import NotFoundError, SpecError, UnavailableError
 from webapp.api.answers import Asked, Chunks, events_of, whole
-from webapp.api.errors import request_id_of
 from webapp.api.limits import FIRST_EVENT_S
 from webapp.api.schemas import ChatRequest
+from webapp.errors import request_id_of
 from webapp.live import Guard
 from webapp.models import Collection, Team
 from webapp.selectors.targets import resolve

@@ -13,9 +13,9 @@ from ninja import Router
 from jobs import stream
 from ml.errors import NotFoundError, SpecError
 from webapp.api.chat import need_engine
-from webapp.api.errors import request_id_of
 from webapp.api.limits import EMBEDDING_NAME, MAX_INPUT_CHARS, MAX_INPUTS
 from webapp.api.schemas import EmbeddingRequest
+from webapp.errors import request_id_of
 from webapp.services.asking import clean_text
 
 router = Router(tags=["embeddings"])

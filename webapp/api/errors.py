@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -13,17 +12,10 @@ from ninja.errors import HttpError, ValidationError
 from ml.errors import BusyError, ColdframeError, SpecError, UnavailableError
 from webapp.api.limits import RETRY_AFTER_S
 from webapp.api.schemas import REFUSED
-from webapp.errors import openai_error
+from webapp.errors import openai_error, request_id_of
 
 logger = logging.getLogger(__name__)
 CODES = {"invalid_spec": "invalid_request", "context_too_long": "context_length_exceeded", "busy": "queue_full"}
-
-
-def request_id_of(request: HttpRequest) -> str:
-    """Made once a request; clients see it as `x-request-id`."""
-    if not hasattr(request, "cf_request_id"):
-        request.cf_request_id = f"rq_{uuid.uuid4().hex[:16]}"
-    return str(request.cf_request_id)
 
 
 def error_body(error: ColdframeError, request_id: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def run_create(request: HttpRequest, body: Body[dict[str, Any]]) -> Any:
     return 201, _as_json(run)
 
 
-@router.get("/runs/{run_id}", response=dict, url_name="run", summary="One run with its progress")
+@router.get("/runs/{int:run_id}", response=dict, url_name="run", summary="One run with its progress")
 def run_get(request: HttpRequest, run_id: int) -> dict[str, Any]:
     run = Run.objects.for_team(request.team).filter(pk=run_id).first()  # type: ignore[attr-defined]
     if run is None:

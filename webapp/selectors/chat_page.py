@@ -42,26 +42,31 @@ def _url(name: str, *arguments: Any) -> str:
         return ""
 
 
-def source_url(version_id: int | None, start: int, end: int) -> str:
-    """The document page, opened at a passage; "" when the document is gone."""
-    if not version_id:
+def _passage_url(collection_id: Any, document_id: Any, version_id: Any, start: Any, end: Any) -> str:
+    """The document's page, opened at a passage of the version that was read."""
+    if not (collection_id and document_id and version_id):
         return ""
-    url = _url("collections:document", version_id)
-    return f"{url}?start={start}&end={end}#passage" if url else ""
+    url = _url("collections:document", collection_id, document_id)
+    return f"{url}?version={version_id}&start={start or 0}&end={end or 0}#passage" if url else ""
 
 
 def source_of(citation: Citation) -> dict[str, Any]:
+    document = citation.version.document if citation.version else None
+    url = ""
+    if document is not None and not document.is_deleted:
+        url = _passage_url(document.collection_id, document.pk, citation.version_id, citation.start, citation.end)
     return {
         "n": citation.number, "title": citation.title, "text": citation.text, "page": citation.page,
-        "start": citation.start, "end": citation.end, "score": citation.score, "cited": citation.is_cited,
-        "url": source_url(citation.version_id, citation.start, citation.end),
+        "start": citation.start, "end": citation.end, "score": citation.score, "cited": citation.is_cited, "url": url,
     }  # fmt: skip
 
 
-def source_of_event(source: Mapping[str, Any]) -> dict[str, Any]:
+def source_of_event(source: Mapping[str, Any], collection_id: int | None) -> dict[str, Any]:
     """The same shape from a source in a stream."""
     kept = {key: source.get(key) for key in ("n", "title", "text", "page", "start", "end", "score")}
-    url = source_url(source.get("document_version_id"), source.get("start") or 0, source.get("end") or 0)
+    url = _passage_url(
+        collection_id, source.get("document_id"), source.get("document_version_id"), kept["start"], kept["end"]
+    )
     return {**kept, "cited": False, "url": url}
 
 

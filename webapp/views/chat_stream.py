@@ -117,7 +117,9 @@ async def _pump(message: Message, after: str, queue: asyncio.Queue[Item]) -> Non
             if event["event"] in stream.FINAL_EVENTS:
                 break
             if event["event"] == "sources":
-                event = {"event": "sources", "sources": [source_of_event(s) for s in event.get("sources", [])]}
+                collection_id = message.info.get("asked", {}).get("collection")
+                found = [source_of_event(source, collection_id) for source in event.get("sources", [])]
+                event = {"event": "sources", "sources": found}
             event.pop("logprobs", None)
             await queue.put((message.pk, position, event))
     except NotFoundError:

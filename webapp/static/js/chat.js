@@ -7,6 +7,7 @@ import { joinTurn } from "./chat_stream.js";
 
 const chat = document.getElementById("chat");
 const turns = document.getElementById("turns");
+const composer = document.getElementById("composer");
 const PART = { "X-Part": "1" };
 
 const toEnd = () => { turns.scrollTop = turns.scrollHeight; window.scrollTo({ top: document.body.scrollHeight }); };
@@ -101,7 +102,9 @@ document.addEventListener("submit", (event) => {
 
 turns.addEventListener("click", (event) => {
   const article = event.target.closest(".cf-answer");
-  if (event.target.closest("[data-open-picker]")) document.getElementById("picker").open = true;
+  if (event.target.closest("[data-open-picker]")) { composer.dispatchEvent(new CustomEvent("cf:unfold")); setTimeout(() => { document.getElementById("picker").open = true; }); }
+  const edit = event.target.closest("[data-edit]");
+  if (edit) { composer.elements.text.value = edit.parentElement.querySelector(".cf-ask-text").textContent; composer.elements.text.focus(); }
   if (!article) return;
   const correct = article.querySelector("[data-correct]");
   if (event.target.closest("[data-correct-open]")) { correct.hidden = !correct.hidden; if (!correct.hidden) correct.querySelector("textarea").focus(); }
@@ -134,7 +137,7 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") sheet("", false); });
 
-wireComposer(document.getElementById("composer"), send);
+wireComposer(composer, send);
 wireEvidence(turns, () => sheet("evidence", matchMedia("(max-width: 960px)").matches));
 document.querySelectorAll(".cf-turn[data-open]").forEach(open);
 focusTurn(lastTurn());

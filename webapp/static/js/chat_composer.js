@@ -68,11 +68,10 @@ export function wireComposer(form, send) {
   });
   form.elements.temperature.addEventListener("input", () => { form.querySelector("[data-sampling]").textContent = form.elements.temperature.value; });
   const fold = form.querySelector("[data-fold]");
-  fold.addEventListener("click", () => {
-    const isOpen = form.classList.toggle("is-open");
-    fold.setAttribute("aria-expanded", String(isOpen));
-  });
-  form.addEventListener("cf:sent", () => { form.classList.remove("is-open"); fold.setAttribute("aria-expanded", "false"); });
+  const unfold = (isOpen) => { form.classList.toggle("is-open", isOpen); fold.setAttribute("aria-expanded", String(isOpen)); };
+  fold.addEventListener("click", () => unfold(fold.getAttribute("aria-expanded") !== "true"));
+  form.addEventListener("cf:unfold", () => unfold(true));
+  form.addEventListener("cf:sent", () => unfold(false));
   wirePicker(form);
   sync(form);
   if (!("ontouchstart" in window)) box.focus({ preventScroll: true });
