@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 register = template.Library()
+
+
+@register.filter
+def excerpt(text: str) -> str:
+    """A chunk on a few lines: Markdown's headings as words with a colon, no emphasis marks, blanks collapsed."""
+    lines = (re.sub(r"^#{1,6}\s+(.*?)[\s:]*$", r"\1:", line.strip()) for line in str(text).splitlines())
+    return " ".join(" ".join(lines).replace("**", "").split())
 
 
 @register.simple_tag
