@@ -289,6 +289,13 @@ def test_a_file_that_was_not_used_can_be_removed(
     assert not list((store / "storage" / "uploads").iterdir())
 
 
+def test_a_file_that_is_being_made_into_a_version_stays(client: Client, bring: Bring, team: Any, member: Any) -> None:
+    upload = bring(team, member)
+    client.post(f"/datasets/uploads/{upload.pk}/create/", {**MAPPING, **CHOICES})
+    assert client.post(f"/datasets/uploads/{upload.pk}/discard/").status_code == 409
+    assert Upload.objects.exists()
+
+
 def test_a_viewer_brings_nothing(viewer: Any, client_of: Callable[[Any], Client], store: Path, rung: list[int]) -> None:
     assert post_file(client_of(viewer), "tickets.csv").status_code == 403
     assert client_of(viewer).get("/datasets/new/").status_code == 403

@@ -20,7 +20,7 @@ from django.db import transaction
 from jobs.queue import enqueue_inspect
 from ml.errors import ColdframeError, UnavailableError
 from webapp import storage
-from webapp.models import Team, Upload
+from webapp.models import Run, Team, Upload
 from webapp.services.teams import audit
 from webapp.upload_checks import HEAD_BYTES, TooLargeError, check_head, check_size, shown_name, suffix_of
 
@@ -126,6 +126,8 @@ def upload_discard(*, upload: Upload, user: Any) -> None:
     if upload.state == Upload.State.USED:
         raise ColdframeError(f"{upload.filename} is part of a data set by now.", hint="Archive the data set instead.",
                              status=409)  # fmt: skip
+    if Run.objects.for_team(upload.team).filter(pk=upload.report.get("run")).exclude(state__in=Run.TERMINAL).exists():
+        raise ColdframeError(f"A version is being made of {upload.filename}.", hint="Cancel its run first.", status=409)
     audit(team=upload.team, user=user, action="upload.discard", subject=upload.filename, sha256=upload.sha256)
     upload.delete()
     transaction.on_commit(partial(storage.delete, upload.storage_key), robust=True)
