@@ -148,7 +148,9 @@ def test_sigterm_writes_a_checkpoint_and_exits_75_and_the_same_command_goes_on(
 ) -> None:
     """The real thing: a process of its own, whose standard output carries JSON lines only."""
     spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps(tiny_spec(steps=150, checkpoint_every=1000, eval_every=1000).as_dict()))
+    spec.write_text(
+        json.dumps(tiny_spec(steps=150, batch_size=1, checkpoint_every=1000, eval_every=1000, eval_rows=0).as_dict())
+    )
     command = [sys.executable, "-m", "ml", "train", str(spec), "--models", str(tiny_models_dir), "--threads", "1"]
     command += ["--dataset", str(tiny_dataset_dir), "--workdir", str(tmp_path / "run"), "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
