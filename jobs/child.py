@@ -22,7 +22,6 @@ from typing import Any, Literal
 import psutil
 
 PR_SET_PDEATHSIG = 1
-NICE = 10
 CHUNK_BYTES = 1 << 16
 LONGEST_LINE_BYTES = 8 << 20
 SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "STORAGE_URL", "AWS_")
@@ -50,12 +49,12 @@ def child_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
-def _preparation(parent: int) -> Callable[[], None]:
+def _preparation(parent: int, nice: int) -> Callable[[], None]:
     """What runs in the child before exec. The library is opened here, since a fork may hold its loader's lock."""
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
     def prepare() -> None:
-        os.nice(NICE)
+        os.nice(nice)
         if libc is not None:
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
@@ -67,10 +66,12 @@ def _preparation(parent: int) -> Callable[[], None]:
 class Child:
     """One started process. Must be made and used in the thread that lives longest: its end kills the child."""
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], pass_fds: Sequence[int] = ()):
+    def __init__(
+        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], pass_fds: Sequence[int] = (), nice: int = 0
+    ):
         self.process = subprocess.Popen(
             list(command), cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, pass_fds=pass_fds, process_group=0, preexec_fn=_preparation(os.getpid()),
+            stderr=subprocess.PIPE, pass_fds=pass_fds, process_group=0, preexec_fn=_preparation(os.getpid(), nice),
         )  # fmt: skip
         self._buffers: dict[str, bytearray] = {"event": bytearray(), "log": bytearray()}
         self._selector = selectors.DefaultSelector()

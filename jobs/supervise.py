@@ -97,7 +97,7 @@ def _work(claim: Claim, *, device: Device, stop: threading.Event, limit_s: float
         return f"failed before it began: {error.code}"
     locks = (device.lock,) if device.lock >= 0 else ()
     # A worker's SIGKILL must not leave a trainer behind, so the child is made by this thread, which outlives it.
-    child = Child(command, cwd=ROOT, env=child_env(device.env), pass_fds=locks)
+    child = Child(command, cwd=ROOT, env=child_env(device.env), pass_fds=locks, nice=settings.RUN_NICE)
     beats = Beats(claim)
     beats.start()
     try:

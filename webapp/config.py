@@ -47,6 +47,8 @@ class Config(BaseSettings):
     """Torch threads of the engine; 0 means all cores."""
     run_lease_s: float = Field(default=60, ge=1)
     """A run whose worker has not been heard of for so long goes to another; beats are six times as frequent."""
+    run_nice: int = Field(default=10, ge=0, le=19)
+    """How far the processes of runs stand back behind chat on the CPU (as in nice)."""
     run_memory_mb: int = Field(default=0, ge=0)
     """Memory a run's process may hold; 0 means nine tenths of the machine's."""
     max_upload_mb: int = Field(default=200, ge=1)

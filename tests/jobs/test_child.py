@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def started(code: str, tmp_path: Path) -> Child:
-    return Child([sys.executable, "-S", "-E", "-c", code], cwd=tmp_path, env=child_env())
+    return Child([sys.executable, "-S", "-E", "-c", code], cwd=tmp_path, env=child_env(), nice=5)
 
 
 def everything(child: Child) -> list[Line]:
@@ -33,7 +33,7 @@ def test_it_is_niced_and_leads_a_group_of_its_own(tmp_path: Path) -> None:
     while not child.read(timeout_s=0.1):
         pass
     process = psutil.Process(child.pid)
-    assert os.getpgid(child.pid) == child.pid != os.getpgid(0) and process.nice() == psutil.Process().nice() + 10
+    assert os.getpgid(child.pid) == child.pid != os.getpgid(0) and process.nice() == psutil.Process().nice() + 5
     assert child.close() == -signal.SIGKILL
 
 

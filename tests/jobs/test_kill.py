@@ -65,6 +65,7 @@ def test_a_running_run_can_be_cancelled_and_later_goes_on(stack: Stack, undistur
     assert finished(stack, run_id) == undisturbed
 
 
+@pytest.mark.slow
 def test_many_messages_make_one_lease_and_one_version(stack: Stack) -> None:
     stack.start("worker2")
     (run_id,) = stack.do("submit", adapter="rung", steps=20)
@@ -76,6 +77,7 @@ def test_many_messages_make_one_lease_and_one_version(stack: Stack) -> None:
     stack.signal("worker2", signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_stop_hands_the_run_back_whole(stack: Stack, undisturbed: str) -> None:
     (run_id,) = stack.do("submit", adapter="restart", steps=STEPS)
     stack.wait_step(run_id, 13)
@@ -96,6 +98,7 @@ def test_a_run_submitted_while_the_broker_is_away_starts_when_it_is_back(stack: 
     finished(stack, run_id)
 
 
+@pytest.mark.slow
 def test_messages_lost_in_a_flushed_broker_are_sent_again(stack: Stack) -> None:
     (first, second) = stack.do("submit", adapter="flushed", steps=20, n=2)
     stack.wait_state(first, "running")

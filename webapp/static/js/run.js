@@ -90,6 +90,7 @@ function show(news) {
   Object.assign(data, { evals: news.evals, n_steps: news.n_steps, last_event: news.last_event });
   append(news.curves);
   if (!hasCharts) return;
+  if (news.evals.n_rows) box("eval-note").textContent = `${news.evals.n_rows} rows; the dashed line is the untouched model`;
   write();
   const isWhole = nBefore !== news.evals.step.length;
   for (const id of Object.keys(specs())) update(id, { isWhole });
@@ -103,6 +104,7 @@ async function poll() {
       if (answer.ok) {
         const news = await answer.json();
         if (news.is_over) { location.reload(); return; }
+        if (!hasCharts && (news.curves.step.length || news.evals.step.length)) { location.reload(); return; }
         show(news);
       }
     } catch { /* the server is away: the next poll tries again */ }
