@@ -11,6 +11,11 @@ const composer = document.getElementById("composer");
 const PART = { "X-Part": "1" };
 
 const toEnd = () => { turns.scrollTop = turns.scrollHeight; window.scrollTo({ top: document.body.scrollHeight }); };
+// A reader at the end stays there while answers grow; one who has scrolled up is left alone.
+let isAtEnd = true;
+turns.addEventListener("scroll", () => { isAtEnd = turns.scrollHeight - turns.scrollTop - turns.clientHeight < 80; }, { passive: true });
+new MutationObserver(() => { if (isAtEnd && turns.querySelector("[aria-busy]")) turns.scrollTop = turns.scrollHeight; })
+  .observe(turns, { childList: true, subtree: true });
 const lastTurn = () => [...turns.querySelectorAll(".cf-turn")].pop();
 
 function fragment(html) {

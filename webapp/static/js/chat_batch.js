@@ -84,7 +84,7 @@ function drawOthers(state, place) {
 }
 
 function draw() {
-  const ran = answers.filter((a) => Number.isFinite(a.first_step) && Number.isFinite(a.last_step));
+  const ran = answers.filter((a) => a.tokens && Number.isFinite(a.first_step) && Number.isFinite(a.last_step));
   panel.hidden = !ran.length;
   if (!ran.length) return;
   const engine = ran.at(-1).engine;
