@@ -48,7 +48,8 @@ class Stack:
         self._save_dataset()
         self.env = {
             **os.environ, "COLDFRAME_VAR": str(self.var), "REDIS_URL": self.redis.url, "RUN_LEASE_S": str(LEASE_S),
-            "DATABASE_URL": "", "RUN_NICE": "0", "STORAGE_URL": "", "DJANGO_SETTINGS_MODULE": "webapp.settings", "OMP_NUM_THREADS": "1",
+            "RUN_NICE": "0",
+            "DATABASE_URL": "", "STORAGE_URL": "", "DJANGO_SETTINGS_MODULE": "webapp.settings", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         self.log = (folder / "log").open("a+")
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
