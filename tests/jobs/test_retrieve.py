@@ -117,11 +117,17 @@ def test_sources_are_numbered_in_front_of_the_last_question() -> None:
     ]  # fmt: skip
     given = retrieve.sources_prompt(messages, [_hit(1, "Of both."), _hit(2, "No.")], refusal="Not known.")
     assert [message["role"] for message in given] == ["system", "user", "assistant", "user"]
-    assert "[1]" in given[0]["content"] and "Not known." in given[0]["content"]
+    assert "cite them by their numbers" in given[0]["content"] and "Not known." in given[0]["content"]
     assert given[1]["content"] == "Hello?"
     last = given[-1]["content"]
-    assert last.index("[1] 1.md\nOf both.") < last.index("[2] 2.md\nNo.") < last.index("Whose tree is it?")
+    assert last.index("[1] 1.md\nOf both [1].") < last.index("[2] 2.md\nNo.") < last.index("Whose tree is it?")
     assert messages[-1]["content"] == "Whose tree is it?"
+
+
+def test_sentences_of_a_source_carry_its_number_and_abbreviations_do_not() -> None:
+    text = "## Rule\n\nMr. Pruitt owned a half. Whose was the rest?\nNo. 7 says more"
+    given = retrieve.sources_prompt([{"role": "user", "content": "Q"}], [_hit(3, text)], refusal="No.")
+    assert "[3] 3.md\nRule\nMr. Pruitt owned a half [3]. Whose was the rest?\nNo. 7 says more\n" in given[-1]["content"]
 
 
 def test_the_callers_system_message_stays_in_front() -> None:
