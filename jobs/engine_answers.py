@@ -14,7 +14,7 @@ from jobs.engine_ticket import Ticket, Tickets
 from jobs.engine_writer import AnswerWriter, Write, sources_at, start_at, token_at
 from ml.engine.engine import Engine
 from ml.engine.types import Done, Event, Failed, Started, Token
-from ml.errors import ColdframeError
+from ml.errors import ColdframeError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +69,17 @@ class Answers:
             self._cancelled.add(request_id)
         self._engine.cancel(request_id)
 
-    def drop(self, request_id: str) -> None:
-        """Another engine has the request now, or Redis lost it: its row stops and nothing more is written."""
-        if self._tickets.get(request_id) is not None:
-            logger.warning("request %s is not this engine's any more", request_id)
-            self._tickets.remove(request_id)
-            self._engine.cancel(request_id)
+    def drop(self, request_id: str, state: str) -> None:
+        """Another engine has the request now (`taken`), or Redis lost it (`gone`): its row stops."""
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        logger.warning("request %s is not this engine's any more: %s", request_id, state)
+        self._tickets.remove(request_id)
+        self._engine.cancel(request_id)
+        if state == "gone":
+            lost = UnavailableError("Redis lost its memory, and the answer with it.", hint="Ask again.")
+            self._closer.fail(ticket, lost.as_dict(), text=ticket.text)
 
     def refuse(self, ticket: Ticket, error: ColdframeError) -> None:
         self._closer.fail(ticket, error.as_dict(), text=ticket.text)

@@ -57,6 +57,8 @@ class EngineProcess:
         self._stop = threading.Event()
         self._engine: Any = None
         self._state = "starting"
+        self._labels: dict[str, str] = {}
+        """What people call each artifact that was asked for."""
         if config.redis_url:
             stream_redis.configure(config.redis_url)
         self._heartbeat = Heartbeat(self._name, base=config.base, describe=self._describe)
@@ -93,7 +95,7 @@ class EngineProcess:
         return {
             **fields, "slots": shot.slots, "length": shot.length, "rows": shot.rows, "step": shot.step,
             "step_ms": engine.meter.step_ms, "tokens_per_s": engine.meter.tokens_per_s, "queue": shot.queue,
-            "resident": [{"label": self._labels.get(r["artifact"], r["artifact"][:12]), **r} for r in shot.resident],
+            "resident": [{"label": self._labels.get(r["artifact"], ""), **r} for r in engine.resident()],
             "fingerprint": engine.backbone.fingerprint,
         }  # fmt: skip
 
@@ -114,7 +116,6 @@ class EngineProcess:
 
         torch.set_num_threads(self._config.threads or os.cpu_count() or 1)
         backbone = load_backbone(model_folder(self._config.models_dir, self._config.base), device=self._config.device)
-        self._labels: dict[str, str] = {}
         return Engine(
             backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
             length=self._config.length,
@@ -122,7 +123,7 @@ class EngineProcess:
 
     def _serve(self) -> None:
         tickets = Tickets()
-        writer = AnswerWriter(self._name, lambda request_id: answers.drop(request_id))
+        writer = AnswerWriter(self._name, lambda request_id, state: answers.drop(request_id, state))
         closer = Closer(tickets, writer, self._config.messages or DjangoMessages())
         answers = Answers(self._engine, self._name, tickets, writer, closer, labels=self._labels)
         intake = Intake(

@@ -31,8 +31,9 @@ local me, out = ARGV[1], {}
 for i = 2, #ARGV, 5 do
   local id, at, name = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local answer = 'cf:answer:' .. id
-  if redis.call('HGET', KEYS[1], id) ~= me then
-    out[#out + 1] = 'lost'
+  local owner = redis.call('HGET', KEYS[1], id)
+  if owner ~= me then
+    out[#out + 1] = owner and 'taken' or 'gone'
   else
     if name ~= '' then redis.pcall('XADD', answer, at, 'e', name, 'd', ARGV[i + 3]) end
     if name == 'done' or name == 'error' then redis.call('EXPIRE', answer, 3600) end
@@ -88,9 +89,10 @@ class Write:
 
 
 class AnswerWriter:
-    """`put` from any thread; `lost` is called with the id of a request that is not this engine's any more."""
+    """`put` from any thread. `lost(id, state)` is called for a request that is not this engine's any more: `taken` by
+    another engine, or `gone` with Redis' memory."""
 
-    def __init__(self, engine_id: str, lost: Callable[[str], None]) -> None:
+    def __init__(self, engine_id: str, lost: Callable[[str, str], None]) -> None:
         self._engine_id = engine_id
         self._lost = lost
         self._queue: SimpleQueue[Write] = SimpleQueue()
@@ -141,7 +143,7 @@ class AnswerWriter:
             data = json.dumps(write.data or {}, ensure_ascii=False)
             arguments += [write.id, write.at, write.event, data, write.acknowledge]
         states = client().eval(_WRITE, 3, OWNERS, stream.REQUESTS, stream.LOAD, *arguments)
-        lost = {write.id for write, state in zip(self._batch, states, strict=True) if state == "lost"}
+        lost = {write.id: state for write, state in zip(self._batch, states, strict=True) if state != "ok"}
         self._batch = []
-        for request_id in lost:
-            self._lost(request_id)
+        for request_id, state in lost.items():
+            self._lost(request_id, state)

@@ -123,8 +123,10 @@ def _ends_ms(request_id: str, first: Sequence[Any]) -> float:
     return ends
 
 
-def _overdue(request_id: str, ends_ms: float) -> UnavailableError | None:
-    """An engine ends an answer at its deadline; five seconds later it is certain that there is none."""
+def _hopeless(request_id: str, ends_ms: float, n_known: int) -> UnavailableError | None:
+    """Why waiting is in vain: Redis forgot the answer, or the deadline is past at which an engine would end it."""
+    if not n_known:
+        return UnavailableError("Redis lost its memory, and the answer with it.", hint="Ask again.")
     if time.time() * 1000 < ends_ms + 5000:
         return None
     return UnavailableError(f"Answer {request_id} was not finished in time.", hint="Look whether an engine is running.")
@@ -152,7 +154,9 @@ async def events(request_id: str, after: str = "0", *, block_s: float = 5) -> As
             if event["event"] in FINAL_EVENTS:
                 return
         if not found:
-            if error := _overdue(request_id, ends_ms):
+            with redis_errors("read the answer"):
+                n_known = await async_client().exists(key)
+            if error := _hopeless(request_id, ends_ms, n_known):
                 raise error
             yield after, _waiting(len(await aengines()))
 
@@ -171,7 +175,9 @@ def iter_events(request_id: str, after: str = "0", *, block_s: float = 5) -> Ite
             if event["event"] in FINAL_EVENTS:
                 return
         if not found:
-            if error := _overdue(request_id, ends_ms):
+            with redis_errors("read the answer"):
+                n_known = client().exists(key)
+            if error := _hopeless(request_id, ends_ms, n_known):
                 raise error
             yield after, _waiting(len(engines()))
 

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class Adapter:
             return int(self.embeddings.shape[0])
         return int(self.prefix.shape[3]) if self.prefix is not None else 0
 
-    @property
+    @cached_property
     def n_bytes(self) -> int:
         tensors = [t for t in (self.embeddings, self.prefix) if t is not None]
         tensors += [t for delta in (self.deltas or {}).values() for t in (delta.a, delta.b)]

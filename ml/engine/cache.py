@@ -134,8 +134,8 @@ class SlotCache:
                 if kept is not None:
                     source.copy_(kept)
 
-    def fill(self, slot: int, value: float) -> None:
-        """Overwrites a whole slot: with 0 after a row that produced NaN, with anything finite in tests."""
+    def fill(self, slot: int, value: float, n_columns: int | None = None) -> None:
+        """Overwrites a slot's first columns, or all of them."""
         for layer in self.layers:
-            layer.keys[slot] = value
-            layer.values[slot] = value
+            layer.keys[slot, :, :n_columns] = value
+            layer.values[slot, :, :n_columns] = value

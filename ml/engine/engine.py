@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from ml.engine.answers import accept, ended, resume
 from ml.engine.runner import Runner
 from ml.engine.sampler import Choice, sample
 from ml.engine.scheduler import Chunk, Scheduler
-from ml.engine.snapshot import Meter, Snapshot, take_snapshot
+from ml.engine.snapshot import Meter, Snapshot, resident_of, take_snapshot
 from ml.engine.stores import AdapterStore, PrefixStore
 from ml.engine.text import TextStream
 from ml.engine.types import Done, Event, Failed, FinishReason, Request, Row, Started
@@ -42,7 +43,7 @@ class Engine:
         artifact_folder: Callable[[str], Path],
         n_slots: int = 16,
         length: int = 1024,
-        prefill_tokens: int = 256,
+        prefill_tokens: int = 128,
         queue_limit: int = 1000,
         adapter_bytes: int = 2 << 30,
         prefix_bytes: int = 1 << 30,
@@ -87,6 +88,10 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    def resident(self) -> list[dict[str, Any]]:
+        """Adapters in memory: artifact, form, bytes."""
+        return resident_of(self)
 
     @property
     def is_idle(self) -> bool:
@@ -269,7 +274,7 @@ class Engine:
     def _leave(self, row: Row, *, is_suspect: bool = False) -> None:
         self._rows.pop(row.request.id, None)
         if row.slot >= 0 and (is_suspect or row.state == "prefill"):
-            self.runner.clear(row.slot)
+            self.runner.clear(row.slot, row.position + self.scheduler.prefill_tokens)
         slot = row.slot
         for copy in self.scheduler.drop(row):
             self.runner.move(copy, self.scheduler.live[copy.target].position)

@@ -65,9 +65,9 @@ class Runner:
         self.cache.copy(copy, n_columns)
         self.lora.copy(copy)
 
-    def clear(self, slot: int) -> None:
+    def clear(self, slot: int, n_columns: int) -> None:
         """After a row that may have left values behind that are not finite: 0 x NaN would reach the slot's next row."""
-        self.cache.fill(slot, 0.0)
+        self.cache.fill(slot, 0.0, n_columns)
 
     @torch.inference_mode()
     def _check_logits(self) -> None:

@@ -50,8 +50,14 @@ class Snapshot:
     """Rows that wait for a slot or for their adapter."""
     rows: list[dict[str, Any]]
     """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens."""
-    resident: list[dict[str, Any]]
-    """Adapters in memory: artifact, form, bytes, label."""
+
+
+def resident_of(engine: Engine) -> list[dict[str, Any]]:
+    """Adapters in memory, with their computed prefixes: artifact, form, bytes. Any thread."""
+    return [
+        {"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes + engine.prefixes.bytes_of(a)}
+        for a in engine.adapters.resident()
+    ]
 
 
 def take_snapshot(engine: Engine) -> Snapshot:
@@ -77,8 +83,4 @@ def take_snapshot(engine: Engine) -> Snapshot:
         step=engine.n_steps,
         queue=len(scheduler.queue) + len(scheduler.staged),
         rows=rows,
-        resident=[
-            {"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes + engine.prefixes.bytes_of(a)}
-            for a in engine.adapters.resident()
-        ],
     )

@@ -52,10 +52,11 @@ class AdapterStore:
         with torch.inference_mode():
             return load_adapter(self._folder_of(artifact), artifact=artifact, backbone=self._backbone)
 
-    def resident(self) -> list[Adapter]:
+    def resident(self, limit: int = 64) -> list[Adapter]:
+        """The adapters in memory that were used last, the very last one at the end."""
         with self._lock:
             done = [f for f in self._futures.values() if f.done() and not f.exception()]
-        return [future.result() for future in done]
+        return [future.result() for future in done[-limit:]]
 
     def _trim(self) -> None:
         """Forgets the least recently used ones beyond the budget; rows that use one keep it alive."""
@@ -83,6 +84,7 @@ class PrefixStore:
         self._backbone = backbone
         self._budget_bytes = budget_bytes
         self._kept: OrderedDict[PrefixKey, Tensor] = OrderedDict()
+        self.n_bytes = 0
         self.n_computed = 0
 
     def key_of(self, adapter: Adapter) -> PrefixKey:
@@ -97,20 +99,18 @@ class PrefixStore:
         key = self.key_of(adapter)
         if key not in self._kept:
             self._kept[key] = self._compute(adapter.embeddings)
+            self.n_bytes += self._kept[key].nbytes
             self.n_computed += 1
         self._kept.move_to_end(key)
         prefix = self._kept[key]
         while self.n_bytes > self._budget_bytes and len(self._kept) > 1:
-            self._kept.popitem(last=False)
+            self.n_bytes -= self._kept.popitem(last=False)[1].nbytes
         return prefix
 
-    @property
-    def n_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self._kept.values())
-
     def bytes_of(self, adapter: Adapter) -> int:
+        """Any thread."""
         kept = self._kept.get(self.key_of(adapter))
-        return 0 if kept is None else kept.numel() * kept.element_size()
+        return 0 if kept is None else kept.nbytes
 
     def _compute(self, embeddings: Tensor) -> Tensor:
         """One pass of the frozen model over the trained embeddings (Lester et al. 2021) gives their keys and values."""

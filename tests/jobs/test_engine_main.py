@@ -266,6 +266,18 @@ def test_an_engine_waits_for_its_model_and_says_so(engines: Engines, tmp_path: P
     assert process.wait(timeout=30) == 0
 
 
+def test_an_answer_that_redis_forgot_is_said_to_be_lost(engines: Engines):
+    engines.start()
+    request = request_of(message_id=8)
+    stream.submit([request])
+    wait_for(lambda: n_tokens(request) > 5, engines)
+    stream_redis.client().flushall()
+    wait_for(lambda: stream_redis.client().lrange("kept", -1, -1) == ['["failed", 8, "unavailable"]'], engines)
+    after = request_of(max_tokens=5)
+    stream.submit([after])
+    assert answer_of(after)[-1]["event"] == "done"
+
+
 def test_tokens_are_counted_as_a_service(serving: Engines):
     reply = stream.call_service("count_tokens", {"base": "tiny-llama", "messages": STORY}, timeout_s=20)
     assert reply["tokens"] > 5 and reply["limit"] == 512

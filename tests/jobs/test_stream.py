@@ -104,6 +104,16 @@ async def test_an_answer_that_nobody_finished_ends_after_its_deadline(redis_chil
         [event async for event in stream.events(request.id, block_s=0.05)]
 
 
+def test_a_reader_is_told_when_redis_forgot_the_answer(redis_child: RedisChild):  # noqa: F811
+    request = request_of()
+    stream.submit([request])
+    reader = stream.iter_events(request.id, block_s=0.05)
+    next(reader)
+    stream_redis.client().flushall()
+    with pytest.raises(UnavailableError, match="lost its memory"):
+        list(reader)
+
+
 def test_redis_down_is_said_at_submit(redis_child: RedisChild):  # noqa: F811
     redis_child.stop()
     with pytest.raises(UnavailableError, match="Redis does not answer"):

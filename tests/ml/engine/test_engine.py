@@ -135,7 +135,7 @@ def test_the_snapshot_describes_the_batch(zoo, make_engine, ids):
     row = next(row for row in shot.rows if row["label"] == "prompt_tuning")
     assert row["prefix_tokens"] == 7 and row["capacity"] == 7 + len(ids) + 30 and row["state"] == "decode"
     assert row["position"] == 7 + len(ids) + row["n_tokens"] - 1
-    assert {a["artifact"] for a in shot.resident} == {zoo.shas["prompt_tuning"], zoo.shas["lora"]}
+    assert {a["artifact"] for a in engine.resident()} == {zoo.shas["prompt_tuning"], zoo.shas["lora"]}
     assert shot.slots == 4 and shot.step == engine.n_steps
 
 
