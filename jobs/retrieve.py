@@ -23,7 +23,8 @@ INSTRUCTION = (
 )
 REMINDER = "Answer in one or two sentences, using only the text above. Keep the source numbers in brackets, like [1]."
 _HEADING = re.compile(r"^#{1,6}\s*")
-_SENTENCE_END = re.compile(r"(?<=\w{4})([.?!])(?=\s|$)")
+_SENTENCE_END = re.compile(r"(?<=\w{4})([.!])(?=\s|$)")
+"""Not of questions: a small model takes a marked question for an answer. Four letters spare most abbreviations."""
 MAX_QUERY_CHARACTERS = 4000
 _OVERFETCH = 4
 _MAX_FETCH = 2000
