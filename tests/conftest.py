@@ -89,13 +89,16 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def redis_address() -> Iterator[str]:
     """The URL of a real redis of this test session's own."""
-    from jobs import embedded
+    from jobs import embedded, supervisor
     from jobs.up_parts import redis_answers
 
     port = embedded.free_port()
     with tempfile.TemporaryDirectory(prefix="cf-redis-") as folder:
         command = [*embedded.redis_command(), "--appendonly", "no"]
-        server = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, text=True)
+        # Leashed: a test session that is killed takes its redis along.
+        server = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, text=True, preexec_fn=supervisor.leash(os.getpid())
+        )
         try:
             assert server.stdin is not None
             server.stdin.write(embedded.redis_config(port=port, password="test"))
