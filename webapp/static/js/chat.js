@@ -45,16 +45,25 @@ function open(turn) { if (turn?.hasAttribute("data-open")) joinTurn(turn, { refr
 async function refresh(article, url = article.dataset.url) {
   const response = await fetch(url, { headers: PART });
   if (!response.ok) return;
-  replace(article, await response.text());
+  const next = columnOf(await response.text());
+  if (!next) return;
+  replace(article, next);
+  // The stream has ended, but the answer's row not yet: look again.
+  if (next.hasAttribute("aria-busy")) setTimeout(() => rejoin(next.closest(".cf-turn")), 2000);
 }
 
-function replace(article, html) {
-  const next = fragment(html).querySelector(".cf-answer");
-  if (!next) return;
+const columnOf = (html) => fragment(html).querySelector(".cf-answer");
+
+function rejoin(turn) {
+  if (!turn) return;
+  turn.setAttribute("data-open", "");
+  open(turn);
+}
+
+function replace(article, next) {
   const turn = article.closest(".cf-turn");
   article.replaceWith(next);
   focusTurn(turn);
-  return next;
 }
 
 async function send(form) {
@@ -89,12 +98,16 @@ async function press(form) {
   const response = await fetch(form.action, { method: "POST", body: new FormData(form), headers: PART });
   const html = await response.text();
   if (!response.ok) { article.querySelector(".cf-said").append(fragment(html).querySelector(".cf-problem") ?? ""); return; }
-  const next = replace(article, html);
-  if (form.hasAttribute("data-again") && next) {
-    const turn = next.closest(".cf-turn");
-    turn.setAttribute("data-open", "");
-    open(turn);
+  const next = columnOf(html);
+  if (!next) return;
+  const isAgain = form.hasAttribute("data-again");
+  if (next.hasAttribute("aria-busy") && !isAgain) {
+    // Stop was asked for and the engine is still at it: the stream brings the end.
+    form.querySelector("button").disabled = true;
+    return;
   }
+  replace(article, next);
+  if (isAgain) rejoin(next.closest(".cf-turn"));
 }
 
 turns.addEventListener("submit", (event) => {

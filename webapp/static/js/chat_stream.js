@@ -69,7 +69,7 @@ export function joinTurn(turn, { refresh, showFigures, showEvidenceOf }) {
     if (!column) return;
     columns.delete(event.m);
     if (!columns.size) close();
-    await refresh(column.article);
+    await refresh(document.getElementById(`answer-${event.m}`) ?? column.article);
   });
   // 204 (nothing to wait for) and refusals end the stream for good: show what is kept.
   source.addEventListener("error", () => {
