@@ -1,11 +1,12 @@
 """How fast the engine decodes a batch of many tasks, against plain rows and against transformers' generate.
 
-    python bench/engine.py [--model var/models/smollm2-135m-instruct] [--rows 16] [--quick]
+    python bench/engine.py [--model var/models/smollm2-135m-instruct] [--rows 16] [--quick] [--clock cpu]
 
 Per repetition each kind of batch is decoded once, in turn, so that a noisy machine disturbs all alike; figures are
 medians. Adapters are random ones saved by plain peft: their values do not matter for speed. Decoding alone is timed:
 the prompts are read before. Ends in one JSON line. The limit printed beside each ratio is what bytes and operations
-alone allow, if everything took time only through its weights, keys and values, or its multiplications.
+alone allow, if everything took time only through its weights, keys and values, or its multiplications. On a machine
+that others use, `--clock cpu --threads 1` counts this process' processor seconds: ratios stay meaningful.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,10 @@ def tasks_of(kind: str, n_rows: int, prefixes: list[str], loras: list[str]) -> l
     return [choices[kind][i % len(choices[kind])] for i in range(n_rows)]
 
 
-def decode_speed(engine: Engine, tasks: list[str | None], ids: list[int], steps: int) -> float:
+Clock = Callable[[], float]
+
+
+def decode_speed(engine: Engine, tasks: list[str | None], ids: list[int], steps: int, clock: Clock) -> float:
     """tok/s of `steps` steps in which every row decodes."""
     for n, task in enumerate(tasks):
         sampling = Sampling(max_tokens=steps + 40, seed=n)
@@ -99,10 +104,10 @@ def decode_speed(engine: Engine, tasks: list[str | None], ids: list[int], steps:
         engine.step()
         engine.wait(0.05)
     engine.step()
-    started = time.perf_counter()
+    started = clock()
     for _ in range(steps):
         engine.step()
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     assert engine.scheduler.table.n_decoding == len(tasks), "a row ended during the measurement"
     for n in range(len(tasks)):
         engine.cancel(str(n))
@@ -111,15 +116,15 @@ def decode_speed(engine: Engine, tasks: list[str | None], ids: list[int], steps:
 
 
 @torch.inference_mode()
-def generate_speed(model: Any, ids: list[int], n_rows: int, steps: int) -> float:
+def generate_speed(model: Any, ids: list[int], n_rows: int, steps: int, clock: Clock) -> float:
     """tok/s of transformers' generate for the same batch; reading the prompt is measured apart and taken off."""
     batch = torch.tensor([ids] * n_rows)
     mask = torch.ones_like(batch)
 
     def seconds(n: int) -> float:
-        started = time.perf_counter()
+        started = clock()
         model.generate(batch, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False)
-        return time.perf_counter() - started
+        return clock() - started
 
     return n_rows * steps / (seconds(steps + 1) - seconds(1))
 
@@ -151,9 +156,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--quick", action="store_true", help="a look: 8 steps, 3 repetitions")
     args = parser.parse_args()
     steps, repetitions = (8, 3) if args.quick else (args.steps, args.repetitions)
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
     torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
     backbone = load_backbone(args.model)
@@ -167,9 +174,10 @@ def main() -> None:
         speeds: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "generate")}
         for repetition in range(repetitions + 1):
             found = {
-                kind: decode_speed(engine, tasks_of(kind, args.rows, prefixes, loras), ids, steps) for kind in KINDS
+                kind: decode_speed(engine, tasks_of(kind, args.rows, prefixes, loras), ids, steps, clock)
+                for kind in KINDS
             }
-            found["generate"] = generate_speed(untouched, ids, args.rows, steps)
+            found["generate"] = generate_speed(untouched, ids, args.rows, steps, clock)
             shown = {kind: round(speed, 1) for kind, speed in found.items()}
             name = f"run {repetition}" if repetition else "warm-up"
             print(name, shown, f"load {os.getloadavg()[0]:.1f}", flush=True)
@@ -196,7 +204,8 @@ def report(args: Any, backbone: Backbone, ids: list[int], steps: int, speeds: di
         "mixed_all_ratio": ratio("mixed_all"), "vs_generate": ratio("plain", "generate"),
         "tokens_per_s": {kind: round(value, 1) for kind, value in median.items()}, "limits": limit,
         "rows": args.rows, "steps": steps, "repetitions": len(speeds["plain"]), "prompt_tokens": len(ids),
-        "base": backbone.name, "dtype": str(backbone.model.dtype), "threads": args.threads, "load": os.getloadavg(),
+        "base": backbone.name, "dtype": str(backbone.model.dtype), "threads": args.threads, "clock": args.clock,
+        "load": os.getloadavg(),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "transformers": transformers.__version__, "peft": peft.__version__},
