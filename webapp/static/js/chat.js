@@ -125,7 +125,7 @@ turns.addEventListener("click", (event) => {
   if (edit) { composer.elements.text.value = edit.parentElement.querySelector(".cf-ask-text").textContent; composer.elements.text.focus(); }
   if (!article) return;
   const correct = article.querySelector("[data-correct]");
-  if (event.target.closest("[data-correct-open]")) { correct.hidden = !correct.hidden; if (!correct.hidden) correct.querySelector("textarea").focus(); }
+  if (event.target.closest("[data-correct-open]")) { correct.hidden = !correct.hidden; if (!correct.hidden) { correct.querySelector("textarea").focus(); correct.scrollIntoView({ block: "nearest" }); } }
   if (event.target.closest("[data-correct-close]")) correct.hidden = true;
   const copy = event.target.closest("[data-copy-answer]");
   if (copy) {

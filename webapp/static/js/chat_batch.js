@@ -95,7 +95,9 @@ function draw() {
   const best = shared(together);
   const state = stateOf(shownTurn);
   const step = best.from === best.to ? `step ${number(best.from)}` : `steps ${number(best.from)}–${number(best.to)}`;
-  line.textContent = best.n > 1 ? `Batch: ${best.n} rows shared ${step} of one pass of the frozen model` : `Batch: 1 row, ${step} of the frozen model`;
+  if (best.n > 1) line.textContent = `Batch: ${best.n} rows shared ${step} of one pass of the frozen model`;
+  else if (ran.length > 1) line.textContent = "Batch: these rows ran at different times and shared no step";
+  else line.textContent = `Batch: 1 row, ${step} of the frozen model`;
   const ms = state.batch?.step_ms;
   if (ms) line.textContent += ` · ${ms} ms a step`;
   lanes.replaceChildren(...ran.flatMap((a) => {
