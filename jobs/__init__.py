@@ -1,1 +1,1 @@
-"""The bridge between the web side and the models. `queue` and `stream` are light: the only modules webapp may import."""
+"""The bridge between web side and models. `queue` and `stream` are light: the only modules webapp may import."""

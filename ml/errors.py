@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ColdframeError(Exception):
-    """Base of all errors that are shown to people. `str(error)` is the message; `as_dict()` travels in events and JSON."""
+    """Base of all errors that people see. `str(error)` is the message; `as_dict()` travels in events and JSON."""
 
     code = "error"
     status = 400
