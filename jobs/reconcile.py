@@ -34,6 +34,7 @@ from webapp.models import Outbox, Run
 from webapp.services.answers import answers_expire
 from webapp.services.run_leases import leases_expire
 from webapp.services.runs import doorbell_again, doorbell_send
+from webapp.services.uploads import uploads_ask_again
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def one_pass() -> bool:
     is_well = _try("expiring leases", lambda: _report("leases expired", leases_expire()))
     is_well = _try("sending doorbells", lambda: _report("doorbells sent", send_unsent())) and is_well
     _try("looking for lost messages", lambda: _report("lost messages sent again", send_lost()))
+    _try("asking again for uploads", lambda: _report("uploads asked for again", uploads_ask_again()))
     _try("expiring answers", lambda: _report("answers expired", answers_expire()))
     _try("the heartbeat", beat)
     return is_well

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 import uuid
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import IO, Any
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 
 from jobs.queue import enqueue_inspect
 from ml.errors import ColdframeError, UnavailableError
@@ -26,6 +29,7 @@ from webapp.upload_checks import HEAD_BYTES, TooLargeError, check_head, check_si
 
 logger = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
+ASK_AGAIN_AFTER_S, MAX_ASKED = 300.0, 4
 
 
 def upload_create(*, team: Team, user: Any, file: IO[bytes], filename: str) -> tuple[Upload, bool]:
@@ -75,7 +79,27 @@ def upload_inspect(*, upload: Upload) -> bool:
         row.update(error={**error.as_dict(), "hint": "Your file is kept. Try again in a moment."})
         return False
     row.filter(error__code="unavailable").update(error=None)
+    n_asked = upload.preview.get("n_asked", 0) + 1
+    row.filter(state=Upload.State.READING).update(preview={"asked_at": time.time(), "n_asked": n_asked})
     return True
+
+
+def uploads_ask_again() -> int:
+    """For the reconciler: rings again for files that wait although the broker is there; gives up after a few times."""
+    since = timezone.now() - timedelta(days=1)
+    n_rung = 0
+    for upload in Upload.objects.filter(state=Upload.State.READING, created_at__gte=since)[:100]:
+        asked_at, n_asked = upload.preview.get("asked_at", 0), upload.preview.get("n_asked", 0)
+        if not upload.error and time.time() - asked_at < ASK_AGAIN_AFTER_S:
+            continue
+        if n_asked >= MAX_ASKED:
+            upload_refused(upload=upload, error={
+                "code": "reader_died", "message": f"The file could not be read in {n_asked} attempts.",
+                "hint": "The worker stopped each time. Cut the file into smaller ones.", "permanent": True,
+            })  # fmt: skip
+        else:
+            n_rung += upload_inspect(upload=upload)
+    return n_rung
 
 
 def upload_map(*, upload: Upload, mapping: Mapping[str, Any]) -> bool:

@@ -130,9 +130,9 @@ def _after(request: HttpRequest, row: Upload, run: Run) -> str:
     return f"{reverse('datasets:detail', args=[row.dataset_id])}?version={number}"
 
 
-def _preview(request: HttpRequest, row: Upload, *, error: str = "", status: int = 200) -> HttpResponse:
+def _preview(request: HttpRequest, row: Upload, *, error: str = "") -> HttpResponse:
     context = {"upload": row, "is_fresh": selectors.is_fresh(row), "mapping_error": error}
-    return render(request, "datasets/_preview.html", context, status=status)
+    return render(request, "datasets/_preview.html", context)
 
 
 @policy("member")
@@ -143,7 +143,7 @@ def upload_map(request: HttpRequest, pk: int) -> HttpResponse:
     form = MappingForm(request.POST, upload=row)
     if not form.is_valid():
         first = next(iter(form.errors.values()))[0]
-        return _preview(request, row, error=str(first), status=400)
+        return _preview(request, row, error=str(first))
     services.upload_map(upload=row, mapping=form.mapping)
     row.refresh_from_db()
     return _preview(request, row)
