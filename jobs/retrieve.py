@@ -22,7 +22,7 @@ INSTRUCTION = (
     "If they do not answer the question, say: {refusal}"
 )
 REMINDER = "Answer in one or two sentences, using only the text above. Keep the source numbers in brackets, like [1]."
-_HEADING = re.compile(r"^#{1,6}\s*")
+_HEADING = re.compile(r"#{1,6}\s")
 _SENTENCE_END = re.compile(r"(?<=\w{4})([.!])(?=\s|$)")
 """Not of questions: a small model takes a marked question for an answer. Four letters spare most abbreviations."""
 MAX_QUERY_CHARACTERS = 4000
@@ -135,19 +135,18 @@ def fit_sources(
 
 
 def _source(hit: dict[str, Any]) -> str:
-    return f"[{hit['n']}] {hit['title']}\n{_marked(hit['text'], hit['n'])}\n\n"
+    return f"{_marked(hit['text'], hit['n'])}\n\n"
 
 
 def _marked(text: str, n: int) -> str:
-    """A chunk with its number at the end of its sentences, headings without signs, blanks collapsed.
+    """A chunk with its number at the end of its sentences, without headings, blanks collapsed.
 
-    Small models cite by copying: SmolLM2-135M wrote no marker when told to and given plain sources, and wrote the right
-    one with sources marked like this. Larger models read it as well.
+    Small models cite by copying: told to cite plain sources, SmolLM2-135M wrote no marker; with a numbered title above
+    each it wrote lists of titles; with sentences marked like this, and nothing else, it copies sentence and marker.
     """
-    lines = (line.strip() for line in text.splitlines())
-    paragraphs = (_HEADING.sub("", line) if line.startswith("#") else _SENTENCE_END.sub(rf" [{n}]\1", line)
-                  for line in lines if line)  # fmt: skip
-    return "\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not _HEADING.match(line.strip())]
+    marked = "\n".join(_SENTENCE_END.sub(rf" [{n}]\1", line) for line in lines)
+    return marked if f"[{n}]" in marked else f"{marked} [{n}]".strip()
 
 
 def sources_prompt(
