@@ -67,18 +67,19 @@ def plan(
         trainables=n_trained * 4,
         gradients=n_trained * 4,
         optimizer=n_trained * 8,
-        activations=n_tokens * _floats_per_token(config) * dtype.itemsize,
+        activations=n_tokens * _floats_per_token(config, float(spec.options.get("dropout", 0))) * dtype.itemsize,
         buffers=max(logits, _EVAL_LOGITS_BYTES),
     )
 
 
-def _floats_per_token(config: Any) -> int:
+def _floats_per_token(config: Any, dropout: float) -> int:
     """What all layers keep for the backward pass: norms, queries, keys, values, attention, residuals, the MLP."""
     width = config.hidden_size
     heads = config.num_attention_heads
     kv = getattr(config, "num_key_value_heads", None) or heads
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    return config.num_hidden_layers * (8 * width + 3 * kv * (width // heads) + 4 * inner)
+    dropped = 3 * (6 * width + inner) if dropout else 0  # each wrapped layer keeps its own masked input and the mask
+    return config.num_hidden_layers * (dropped + 8 * width + 3 * kv * (width // heads) + 4 * inner)
 
 
 def _n_trained(spec: TrainSpec, model: Any) -> int:
