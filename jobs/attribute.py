@@ -17,8 +17,8 @@ _LEAST_SHARE, _LEAST_WORDS = 0.5, 2
 _COMMON_WORDS = (
     "a an and any are as at be been but by can could did do does for from had has have he her his how if in into is it "
     "its may might must no not of on one only or our shall she should so such than that the their them then there "
-    "these they this those to under up upon was were what when where which who whom whose will with would you your answer "
-    "question source sources text"
+    "these they this those to under up upon was were what when where which who whom whose will with would you your "
+    "answer question source sources text"
 )
 _COMMON = frozenset(_COMMON_WORDS.split())
 

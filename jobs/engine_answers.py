@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+from jobs.attribute import marker_for
 from jobs.engine_messages import Closer
 from jobs.engine_prepare import Prepared, prepare
 from jobs.engine_ticket import Ticket, Tickets
@@ -153,6 +154,8 @@ class Answers:
             self._closer.begin(ticket)
         elif isinstance(event, Done):
             figures = {key: value for key, value in asdict(event).items() if key not in ("id", "text", "tail")}
-            self._closer.finish(ticket, text=event.text, event=done_data(**figures), tail=event.tail)
+            marker = "" if event.finish_reason == "cancelled" else marker_for(event.text, ticket.sources or [])
+            done = done_data(**figures)
+            self._closer.finish(ticket, text=event.text + marker, event=done, tail=event.tail + marker)
         else:
             self._closer.fail(ticket, event.error.as_dict(), text=ticket.text)
