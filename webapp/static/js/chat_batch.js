@@ -99,7 +99,7 @@ function draw() {
   else if (ran.length > 1) line.textContent = "Batch: these rows ran at different times and shared no step";
   else line.textContent = `Batch: 1 row, ${step} of the frozen model`;
   const ms = state.batch?.step_ms;
-  if (ms) line.textContent += ` · ${ms} ms a step`;
+  if (ms) line.textContent += ` · ${ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`} a step`;
   lanes.replaceChildren(...ran.flatMap((a) => {
     const here = a.engine === engine;
     const tokens = `${number(a.tokens ?? 0)} token${a.tokens === 1 ? "" : "s"}${a.open ? "" : ", finished"}`;
