@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import embedded
+from jobs import embedded, starter
 from jobs.supervisor import Part
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +174,8 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
     light = {**env, **thread_env(1)}
     redis = tuple(name for name in services if name == "redis")
     needs = ("prepare", *redis)
+    # On a new machine runs wait for the starter models rather than fail for want of them, as the demo's first would.
+    models = () if starter.are_there(plan.var / "models") else ("models",)
     return [
         Part(name="prepare", command=(*manage, "prepare"), env=light, cwd=ROOT, once=True, after=redis),
         Part(name="web", command=web, env=light, cwd=ROOT, after=needs, ready=answers(f"{plan.address}/healthz")),
@@ -183,7 +185,9 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
             name="models", command=(sys.executable, "-m", "jobs.starter", "--into", str(plan.var / "models")),
             env=env, cwd=ROOT, once=True, essential=False, after=("web",),
         ),
-        Part(name="gpu", command=(*celery, "-Q", "gpu", "-n", "gpu@%h"), env=env, cwd=ROOT, after=needs),
+        Part(
+            name="gpu", command=(*celery, "-Q", "gpu", "-n", "gpu@%h"), env=env, cwd=ROOT, after=(*needs, *models),
+        ),
         Part(name="cpu", command=(*celery, "-Q", "cpu", "-n", "cpu@%h", *reused), env=light, cwd=ROOT, after=needs),
         Part(name="reconciler", command=(*manage, "reconcile"), env=light, cwd=ROOT, after=needs),
     ]  # fmt: skip

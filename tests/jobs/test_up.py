@@ -66,6 +66,20 @@ def test_the_models_are_fetched_after_the_web_server_can_show_it(parts: dict[str
     assert not parts["models"].essential
 
 
+def test_runs_wait_for_the_starter_models(parts: dict[str, Part]) -> None:
+    """Bug told: on a new machine the demo collection's run began before the models were there, and failed for good."""
+    assert "models" in parts["gpu"].after
+
+
+def test_runs_wait_for_no_models_that_are_there(tmp_path: Path) -> None:
+    for name in starter.STARTER_NAMES:
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "coldframe.json").write_text("{}")
+    plan = Plan(var=tmp_path, redis_url="redis://elsewhere/0", chroma_url="http://elsewhere:1")
+    (gpu,) = [part for part in all_parts(plan)[0] if part.name == "gpu"]
+    assert "models" not in gpu.after
+
+
 def test_the_services_stop_last(parts: dict[str, Part]) -> None:
     assert {name for name, part in parts.items() if part.stage == max(p.stage for p in parts.values())} == {
         "redis",
