@@ -25,13 +25,14 @@ class Batch:
 
 
 class Notes:
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, *, progress: dict[str, Any] | None = None) -> None:
+        """`progress` is what an earlier attempt reached: the page goes on from there instead of from nothing."""
         workdir.mkdir(parents=True, exist_ok=True)
         self._file = workdir / "log.jsonl"
         self._pending = Batch()
         self._log: list[str] = []
         self._n_log_lines = 0
-        self.progress: dict[str, Any] = {}
+        self.progress = {key: value for key, value in (progress or {}).items() if key not in ("eta_s", "text")}
         self.has_spoken = False
         self.finished: dict[str, Any] | None = None
         self.failed: dict[str, Any] | None = None
@@ -58,7 +59,11 @@ class Notes:
 
     def _on_started(self, data: dict[str, Any]) -> None:
         keys = ("device", "n_trainable")
-        self._progress(done=0, total=data.get("n_steps"), **{key: data[key] for key in keys if key in data})
+        self._progress(
+            done=self.progress.get("done", 0),
+            total=data.get("n_steps"),
+            **{key: data[key] for key in keys if key in data},
+        )
 
     def _on_phase(self, data: dict[str, Any]) -> None:
         self._progress(text=str(data.get("text", ""))[:200])

@@ -91,7 +91,8 @@ def _device_for(kind: str, run_id: int, stop: threading.Event) -> Any:
 
 def _work(claim: Claim, *, device: Device, stop: threading.Event, limit_s: float) -> str:
     try:
-        command = prepare(Run.objects.get(pk=claim.run_id))
+        run = Run.objects.get(pk=claim.run_id)
+        command = prepare(run)
     except ColdframeError as error:
         run_fail(claim=claim, error=error.as_dict())
         return f"failed before it began: {error.code}"
@@ -101,7 +102,8 @@ def _work(claim: Claim, *, device: Device, stop: threading.Event, limit_s: float
     beats = Beats(claim)
     beats.start()
     try:
-        return Watch(claim, child, beats=beats, stop=stop, limit_s=limit_s).run()
+        notes = Notes(workdir_of(run.pk), progress=run.progress)
+        return Watch(claim, child, notes=notes, beats=beats, stop=stop, limit_s=limit_s).run()
     finally:
         child.close()
         beats.stop()
@@ -141,9 +143,11 @@ class Beats(threading.Thread):
 class Watch:
     """Reads one child until it ends, and stops it when there is reason to."""
 
-    def __init__(self, claim: Claim, child: Child, *, beats: Beats, stop: threading.Event, limit_s: float) -> None:
-        self.claim, self.child, self.beats, self.stop, self.limit_s = claim, child, beats, stop, limit_s
-        self.notes = Notes(workdir_of(claim.run_id))
+    def __init__(
+        self, claim: Claim, child: Child, *, notes: Notes, beats: Beats, stop: threading.Event, limit_s: float
+    ) -> None:
+        self.claim, self.child, self.notes = claim, child, notes
+        self.beats, self.stop, self.limit_s = beats, stop, limit_s
         self.reason = ""
         self._asked_at = 0.0
         self._began = self._heard = self._flushed = time.monotonic()

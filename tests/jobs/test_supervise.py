@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 
 from jobs import supervise as supervising
+from jobs import verdict
 from jobs.commands import workdir_of
+from jobs.notes import Notes
 from jobs.supervise import supervise
 from webapp.models import AdapterVersion, Run, Team
 from webapp.services.run_leases import run_claim
@@ -170,6 +173,29 @@ def test_a_worker_told_to_stop_hands_the_run_back_without_using_up_an_attempt(
     assert n_starts(run) == 2 and run.metrics.count() == 60
 
 
+def test_a_resumed_attempt_shows_what_the_earlier_one_reached(tmp_path: Path) -> None:
+    notes = Notes(tmp_path, progress={"done": 40, "total": 100, "eta_s": 9, "text": "Stopping"})
+    notes.add("event", {"event": "started", "n_steps": 100})
+    assert notes.batch().progress == {"done": 40, "total": 100}
+
+
+def test_a_database_that_goes_away_while_publishing_is_waited_for(
+    submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing began anew, found the run publishing already and took it for someone else's."""
+    run, left = submit(), [2]
+
+    def flaky(**values: Any) -> None:
+        left[0] -= 1
+        if left[0] > 0:
+            raise OperationalError("server closed the connection")
+        real(**values)
+
+    real = verdict.publish
+    monkeypatch.setattr(verdict, "publish", flaky)
+    assert supervise(run.pk) == "succeeded" and AdapterVersion.objects.count() == 1
+
+
 def test_a_child_that_stands_still_is_stopped_and_tried_again(submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
     run = submit(steps=2, step_s=30)
     monkeypatch.setattr(supervising, "SILENCE_S", 0.3)
@@ -211,7 +237,6 @@ def test_who_lost_the_lease_kills_the_child_and_writes_nothing(submit: Submit, m
 def test_a_claim_lost_before_publishing_leaves_no_row(submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files may be in the storage already; they are found by content only, so nothing points at them."""
     run = submit()
-    from jobs import verdict
 
     def publish_late(**values: Any) -> None:
         Run.objects.filter(pk=run.pk).update(fence=99)

@@ -99,11 +99,12 @@ def run_record(
 
 
 def run_publishing(*, claim: Claim) -> bool:
-    """From here on the run can no longer be cancelled. False when it is cancelled, or someone else's."""
+    """From here on the run can no longer be cancelled. False when it is cancelled, or someone else's.
+
+    Saying it twice is no error: a database that went away in between makes the supervisor begin publishing again.
+    """
     return bool(
-        _mine(claim, Run.State.LEASED, Run.State.RUNNING)
-        .filter(is_cancel_requested=False)
-        .update(state=Run.State.PUBLISHING, lease_until=_lease_end())
+        _mine(claim).filter(is_cancel_requested=False).update(state=Run.State.PUBLISHING, lease_until=_lease_end())
     )
 
 
