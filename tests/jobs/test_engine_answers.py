@@ -1,0 +1,57 @@
+"""The end of an answer: a source that it names none of is put behind it, unless it was stopped."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import pytest
+
+from jobs.engine_answers import Answers
+from jobs.engine_ticket import Ticket, Tickets
+from jobs.stream import GenerateRequest, new_id
+from ml.engine.types import Done, FinishReason
+
+SOURCES = [{"n": 2, "text": "A tree upon the boundary line belongs to both neighbours in common."}]
+
+
+class Closer:
+    def __init__(self) -> None:
+        self.closed: list[tuple[str, str]] = []
+
+    def finish(self, ticket: Ticket, *, text: str, event: dict[str, Any], tail: str = "") -> None:
+        self.closed.append((text, tail))
+
+
+def end_of(text: str, *, reason: FinishReason = "stop", sources: list[dict[str, Any]] | None) -> tuple[str, str]:
+    """Text and tail with which an answer is closed; its last word was not sent yet."""
+    request = GenerateRequest(id=new_id(), team_id=1, base="base", messages=[{"role": "user", "content": "Whose?"}])
+    tickets, closer = Tickets(), Closer()
+    ends_ms = int(time.time() * 1000) + 60_000
+    tickets.add(Ticket(request=request, entry_id="1-1", ends_ms=ends_ms, sources=sources))
+    answers = Answers(cast(Any, None), "e", tickets, cast(Any, None), cast(Any, closer), labels={})
+    answers.handle(
+        [
+            Done(
+                id=request.id, finish_reason=reason, text=text, tail=text.split()[-1], prompt_tokens=1,
+                completion_tokens=1, first_step=1, last_step=1, first_token_ms=1.0, tokens_per_s=1.0,
+            )
+        ]
+    )  # fmt: skip
+    return closer.closed[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "sources", "added"),
+    [
+        ("It belongs to both neighbours.", "stop", SOURCES, " [2]"),
+        ("It belongs to both neighbours [2].", "stop", SOURCES, ""),
+        ("It belongs to both neighbours.", "cancelled", SOURCES, ""),
+        ("It belongs to both neighbours.", "stop", None, ""),
+    ],
+)
+def test_an_answer_ends_with_its_source(
+    text: str, reason: FinishReason, sources: list[dict[str, Any]] | None, added: str
+) -> None:
+    whole, tail = end_of(text, reason=reason, sources=sources)
+    assert (whole, tail) == (text + added, text.split()[-1] + added)
