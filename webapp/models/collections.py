@@ -17,9 +17,7 @@ class Collection(TeamScoped):
     threshold = models.FloatField(default=0.2)
     """Cosine similarity below which a chunk is no evidence."""
     embedder = models.CharField(max_length=120, default="minilm-l6")
-    refusal = models.CharField(
-        max_length=300, default="The documents in this collection do not answer that question."
-    )
+    refusal = models.CharField(max_length=300, default="The documents in this collection do not answer that question.")
 
     class Meta:
         ordering = ["name"]
