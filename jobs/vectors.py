@@ -87,9 +87,16 @@ def chroma_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
+def _prefix() -> str:
+    """A vector store may be shared: without the installation in the name, the sweep of one would empty the other."""
+    from webapp.models import Installation
+
+    return f"coldframe-{Installation.current_key()}-"
+
+
 def name_of(collection_id: int) -> str:
-    """Chroma's name of a collection (it wants at least three characters)."""
-    return f"collection-{collection_id}"
+    """Chroma's name of a collection."""
+    return f"{_prefix()}{collection_id}"
 
 
 def _existing(collection_id: int) -> Any | None:
@@ -215,12 +222,12 @@ def sweep() -> int:
     """
     from webapp.selectors.collections import newest_run_id, vectors_wanted
 
-    n_removed = 0
+    n_removed, prefix = 0, _prefix()
     with chroma_errors("list the collections"):
         names = [store.name for store in client().list_collections()]
     for name in names:
-        prefix, _, digits = name.rpartition("-")
-        if prefix != "collection" or not digits.isdigit():
+        digits = name.removeprefix(prefix)
+        if digits == name or not digits.isdigit():
             continue
         collection_id, newest = int(digits), newest_run_id()
         n_before, wanted = count(collection_id), vectors_wanted(collection_id)

@@ -31,7 +31,6 @@ urlpatterns = [
     path("accounts/logout/", policy("public")(account.logout), name="account_logout"),
     path("accounts/signup/", policy("public")(account.signup), name="account_signup"),
     path("accounts/inactive/", policy("public")(account.account_inactive), name="account_inactive"),
-    path("accounts/reauthenticate/", policy("signed_in")(account.reauthenticate), name="account_reauthenticate"),
     path("accounts/password/", policy("signed_in")(account.password_change), name="account_change_password"),
     path("accounts/password/set/", policy("signed_in")(account.password_set), name="account_set_password"),
     path("accounts/password/reset/", policy("public")(account.password_reset), name="account_reset_password"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jobs import embedded, vectors
 from ml.errors import DataError, UnavailableError
 from tests.jobs.chroma_fixture import chroma_url
 from tests.jobs.ingest_fixture import axis, ingested, publish, write_output
-from webapp.models import Collection, Run, Team
+from webapp.models import Collection, Installation, Run, Team
 from webapp.services.collections import collection_create, collection_delete, collection_reindex, document_delete
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("chroma_url", "no_broker")]
@@ -132,3 +133,16 @@ def test_a_store_that_is_down_is_said_to_be(collection: Collection, chroma_url: 
             near(collection, 0)
     finally:
         vectors.configure(chroma_url)
+
+
+def test_a_sweep_leaves_the_vectors_of_another_installation_alone(collection: Collection) -> None:
+    """Two installations once shared a vector store by its default port; the sweep of one dropped all of the other's
+    collections, because their ids were unknown in its own database. Answers then found no evidence at all."""
+    vectors.put(
+        team_id=collection.team_id, collection_id=collection.pk, run_id=1, version_id=5,
+        vectors=np.array([axis(0)], dtype=np.float32), numbers=[1],
+    )  # fmt: skip
+    name = vectors.name_of(collection.pk)
+    Installation.objects.update(key=uuid.uuid4())
+    vectors.sweep()
+    assert name in [store.name for store in vectors.client().list_collections()]

@@ -130,7 +130,7 @@ def test_a_bad_new_name_is_refused_beside_the_field(client_of: SignIn, member: A
     url = reverse("adapters:edit", args=[version.adapter_id])
     response = client_of(member).post(url, {"name": "two words", "description": "kept"})
     page = response.content.decode()
-    assert response.status_code == 422 and "is no name" in page and "kept" in page
+    assert response.status_code == 422 and "two words" in page and "kept" in page
     assert Adapter.objects.get().name == "triage"
 
 

@@ -232,10 +232,10 @@ async def test_a_token_in_the_query_is_none(engine, token):
     assert response.status_code == 401
 
 
-async def test_a_viewers_token_may_look_but_not_ask(engine, team, viewer):
+async def test_a_viewers_token_may_ask_but_not_train(engine, team, viewer):
     _, token = await sync_to_async(token_create)(team=team, user=viewer, name="v", role=Role.VIEWER)
-    assert (await call(token, "models")).status_code == 200
-    assert (await asked(token)).status_code == 403
+    assert (await asked(token)).status_code == 200
+    assert (await call(token, "runs", {})).status_code == 403
 
 
 async def test_models_lists_the_names_of_the_team_and_nobody_elses(engine, token, team, other_team):

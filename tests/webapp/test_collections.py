@@ -274,7 +274,7 @@ def test_a_refused_form_keeps_what_was_typed(client_of: SignIn, member: Any) -> 
     response = client_of(member).post(reverse("collections:create"), {"name": "Not A Slug", "description": "Kept text"})
     page = response.content.decode()
     assert response.status_code == 400
-    assert "Kept text" in page and "got &#x27;Not A Slug&#x27;" in page
+    assert "Kept text" in page and "Got &#x27;Not A Slug&#x27;" in page
 
 
 def test_a_wrong_file_is_said_at_the_upload_with_its_status(

@@ -133,7 +133,7 @@ def test_a_name_that_is_taken_is_told_at_the_name(client_of: SignIn, member: Any
 def test_a_bad_name_and_a_bad_template_are_told_at_once(client_of: SignIn, member: Any) -> None:
     data = {**TYPED, "name": "two words", "template": "{nope}"}
     errors = client_of(member).post(reverse("prompts:new"), data).context["form"].errors
-    assert "'two words' is no name" in errors["name"][0] and "{nope}" in errors["template"][0]
+    assert "Got 'two words'" in errors["name"][0] and "{nope}" in errors["template"][0]
 
 
 def test_the_page_of_a_prompt_shows_versions_difference_and_code(

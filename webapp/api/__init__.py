@@ -14,7 +14,7 @@ from webapp.errors import request_id_of
 from webapp.policy import Level, policy
 
 LEVELS: dict[str, Level] = {
-    "models": "viewer", "model": "viewer", "chat_completions": "member", "embeddings": "member", "api-root": "viewer",
+    "models": "viewer", "model": "viewer", "chat_completions": "viewer", "embeddings": "viewer", "api-root": "viewer",
     "run_create": "member", "run": "viewer",
 }  # fmt: skip
 

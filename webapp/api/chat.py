@@ -70,7 +70,7 @@ def _prepare(request: HttpRequest, body: ChatRequest) -> Asked:
         collection_id=collection.pk if collection else None,
     )  # fmt: skip
     return Asked(
-        request=generate, model=target.name, request_id=request_id_of(request), guard=Guard(request, level="member"),
+        request=generate, model=target.name, request_id=request_id_of(request), guard=Guard(request, level="viewer"),
         with_usage=bool(body.stream_options and body.stream_options.include_usage),
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ from django.http import QueryDict
 
 from ml.errors import SpecError
 from webapp.models import PromptVersion
-from webapp.services.prompts import MOST_EXAMPLES, content_check, name_check
+from webapp.names import name_check
+from webapp.services.prompts import MOST_EXAMPLES, content_check
 
 
 def pairs_of(data: QueryDict) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from django.conf import settings
 from ml.errors import ColdframeError, SpecError
 from ml.specs import COMMON_FIELDS, METHODS, Field, Method, common_fields_for
 from webapp.models import BaseModel, DatasetVersion, Team
-from webapp.services.adapters import check_name
+from webapp.names import name_check
 
 OWN_DEFAULTS = {name for method in METHODS.values() for name in method.defaults}
 SHARED = tuple(field for field in COMMON_FIELDS if field.name not in OWN_DEFAULTS)
@@ -127,7 +127,7 @@ class TrainForm(forms.Form):
                 continue
             (given["options"] if method and field.name in own_names else given)[field.name] = value
         try:
-            cleaned["adapter"] = check_name(cleaned.get("adapter") or "", field="adapter")
+            cleaned["adapter"] = name_check(cleaned.get("adapter") or "", field="adapter")
         except ColdframeError as error:
             self.add_error("adapter", f"{error.message} {error.hint}")
         self.given = given

@@ -6,10 +6,11 @@ from webapp.models.collections import Chunk, Collection, Document, DocumentVersi
 from webapp.models.datasets import Dataset, DatasetVersion, Upload
 from webapp.models.prompts import Prompt, PromptVersion
 from webapp.models.runs import Outbox, Run, RunEvent, RunMetric
-from webapp.models.teams import ROLE_RANK, ApiToken, AuditEvent, Membership, Role, Team
+from webapp.models.teams import ROLE_RANK, ApiToken, AuditEvent, Installation, Membership, Role, Team
 
 __all__ = [
     "ROLE_RANK", "Adapter", "AdapterVersion", "Alias", "ApiToken", "AuditEvent", "BaseModel", "Chunk", "Citation",
-    "Collection", "Conversation", "Dataset", "DatasetVersion", "Document", "DocumentVersion", "Feedback", "Membership",
-    "Message", "Outbox", "Prompt", "PromptVersion", "Role", "Run", "RunEvent", "RunMetric", "Team", "Upload",
+    "Collection", "Conversation", "Dataset", "DatasetVersion", "Document", "DocumentVersion", "Feedback",
+    "Installation", "Membership", "Message", "Outbox", "Prompt", "PromptVersion", "Role", "Run", "RunEvent",
+    "RunMetric", "Team", "Upload",
 ]  # fmt: skip

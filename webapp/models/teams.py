@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from django.conf import settings
 from django.db import models
 
@@ -24,6 +26,20 @@ class Team(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Installation(models.Model):
+    """One row: tells this database's things apart from those of other installations in a shared service."""
+
+    key = models.UUIDField(default=uuid.uuid4, editable=False)
+
+    def __str__(self) -> str:
+        return self.key.hex
+
+    @classmethod
+    def current_key(cls) -> str:
+        """Twelve hexadecimal digits, made on first use; they move with the database."""
+        return cls.objects.get_or_create(pk=1)[0].key.hex[:12]
 
 
 class Membership(models.Model):

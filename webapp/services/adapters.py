@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from django.core.validators import validate_slug
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.utils import timezone
@@ -21,24 +20,12 @@ from django.utils.text import slugify
 
 from ml.errors import ArtifactError, ColdframeError
 from webapp.models import Adapter, AdapterVersion, Alias, Run
+from webapp.names import name_check
 from webapp.selectors.adapters import alias_verdict
 from webapp.selectors.metrics import with_headline
 from webapp.services.teams import audit
 
 PRODUCTION = "production"
-NAME_HELP = "Letters, digits, - and _, at most 80: it is what people type and API clients send."
-
-
-def check_name(name: str, *, field: str = "name", longest: int = 80) -> str:
-    """`name` stripped. Raises ColdframeError for no slug, one too long, or a bare number (that would be a version)."""
-    name = name.strip()
-    try:
-        validate_slug(name)
-    except Exception:
-        raise ColdframeError(f"{name[:100]!r} is no name.", hint=NAME_HELP, field=field) from None
-    if len(name) > longest or name.isdigit() or name == "base":
-        raise ColdframeError(f"{name[:100]!r} cannot be a name here.", hint=NAME_HELP, field=field)
-    return name
 
 
 def _artifact_id(out: Path) -> str:
@@ -51,7 +38,7 @@ def _artifact_id(out: Path) -> str:
 def _adapter_of(run: Run) -> Adapter:
     """The adapter that the run grows, locked; made when the team has none of that name."""
     try:
-        name = check_name(str(run.spec.get("adapter") or slugify(run.title)[:80]), field="adapter")
+        name = name_check(str(run.spec.get("adapter") or slugify(run.title)[:80]), field="adapter")
     except ColdframeError:
         # What was trained is worth more than its name: it is published all the same, and can be renamed.
         name = f"run-{run.pk}"
@@ -106,7 +93,7 @@ def adapter_publish(*, run: Run, out: Path, manifest: dict[str, Any], fence: int
 @transaction.atomic
 def alias_move(*, version: AdapterVersion, name: str, user: Any, reason: str = "") -> Alias:
     """Points `name` at `version`. Raises ColdframeError when `production` is held back and no reason is given."""
-    name = check_name(name, field="alias", longest=40)
+    name = name_check(name, field="alias", longest=40)
     reason = reason.strip()
     alias = Alias.objects.select_related("version").filter(adapter=version.adapter, name=name).first()
     incumbent = alias.version if alias else None
@@ -151,7 +138,7 @@ def _moved_meanwhile(name: str) -> ColdframeError:
 @transaction.atomic
 def adapter_edit(*, adapter: Adapter, user: Any, name: str, description: str) -> Adapter:
     """Renames and describes. The old name stops to resolve at once."""
-    name, description, old = check_name(name), description.strip(), adapter.name
+    name, description, old = name_check(name), description.strip(), adapter.name
     if len(description) > 300:
         raise ColdframeError(f"A description has at most 300 characters, got {len(description)}.", field="description")
     if Adapter.objects.for_team(adapter.team).filter(name=name).exclude(pk=adapter.pk).exists():

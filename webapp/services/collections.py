@@ -7,7 +7,6 @@ found from that moment.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +14,7 @@ from django.db import IntegrityError, transaction
 
 from ml.errors import DataError, SpecError
 from webapp.models import Collection, DocumentVersion, Run, Team
+from webapp.names import name_check
 from webapp.selectors.collections import ingest_runs_of
 from webapp.services.documents import (
     Added,
@@ -32,22 +32,11 @@ __all__ = [
     "Added", "collection_create", "collection_delete", "collection_reindex", "collection_update", "document_delete",
     "document_read_again", "documents_add", "ingest_publish", "ingest_run_over",
 ]  # fmt: skip
-NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 MIN_CHUNK, MAX_CHUNK = 16, 254
 """Tokens; all-MiniLM-L6-v2 sees 256 with its two special tokens."""
 MAX_TOP_K = 20
 CUTTING = ("chunk_size", "chunk_overlap", "embedder")
 """Settings whose change needs a new index."""
-
-
-def _check_name(name: Any) -> str:
-    text = str(name or "").strip()
-    if not NAME.fullmatch(text) or len(text) > 80:
-        raise SpecError(
-            f"A collection's name is 1 to 80 lower case letters, digits and dashes, got {text[:90]!r}.",
-            field="name", hint="For example court-opinions.",
-        )  # fmt: skip
-    return text
 
 
 def _check_number(label: str, field: str, value: Any, low: float, high: float, unit: str = "") -> None:
@@ -83,7 +72,7 @@ def collection_create(
 ) -> Collection:  # fmt: skip
     """An empty collection. Raises SpecError with `field` set."""
     collection = Collection(
-        team=team, created_by=user, name=_check_name(name), description=description, chunk_size=chunk_size,
+        team=team, created_by=user, name=name_check(name), description=description, chunk_size=chunk_size,
         chunk_overlap=chunk_overlap, top_k=top_k, threshold=threshold, embedder=settings.EMBEDDING_MODEL,
     )  # fmt: skip
     if refusal is not None:
@@ -108,7 +97,7 @@ def collection_update(*, collection: Collection, user: Any, **changes: Any) -> R
     before = {name: getattr(locked, name) for name in CUTTING}
     for name, value in changes.items():
         setattr(locked, name, value)
-    locked.name = _check_name(locked.name)
+    locked.name = name_check(locked.name)
     _check_settings(locked)
     try:
         with transaction.atomic():

@@ -18,11 +18,11 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
-from django.utils.text import slugify
 
 from ml.errors import ColdframeError, SpecError
 from webapp import storage
 from webapp.models import Dataset, DatasetVersion, Run, Team, Upload
+from webapp.names import name_check
 from webapp.reading import read_in_child
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
@@ -31,25 +31,13 @@ DEFAULT_SPLITS: dict[str, Any] = {"kind": "stratified", "validation": 0.1, "test
 CHILD_TIMEOUT_S = 300
 
 
-def dataset_name_check(name: str) -> str:
-    """A data set's name as people type it. Raises SpecError with a name that would do."""
-    text = name.strip()
-    if text and len(text) <= 80 and text == slugify(text) and text[0] not in "-_":
-        return text
-    better = slugify(text).strip("-_")[:80]
-    raise SpecError(
-        f"A data set's name is 1 to 80 lower-case letters, digits, - and _, got {text[:100]!r}.",
-        hint=f"Try {better}." if better else "For example support-triage.", field="name",
-    )  # fmt: skip
-
-
 @transaction.atomic
 def version_submit(
     *, team: Team, user: Any, upload: Upload, name: str, mapping: Mapping[str, Any], splits: Mapping[str, Any],
     seed: int = 17, leave_out: bool = False, drop_duplicates: bool = False, drop_leaks: bool = False,
 ) -> Run:  # fmt: skip
     """A run that reads the whole upload and makes a version of the data set called `name` (made when there is none)."""
-    name = dataset_name_check(name)
+    name = name_check(name)
     if upload.state not in (Upload.State.READY, Upload.State.REFUSED) or not upload.report.get("n_rows"):
         raise ColdframeError(
             f"{upload.filename} is not ready: {upload.get_state_display().lower()}.",
@@ -98,7 +86,7 @@ def version_from_rows(
 
     The reading is done by a child process (`python -m ml validate`), so nothing heavy is imported.
     """
-    name = dataset_name_check(name)
+    name = name_check(name)
     text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
     upload = Upload(team=team, created_by=user, key=uuid.uuid4(), filename=f"{name}.jsonl", size_bytes=len(text))
     source = storage.put_file(io.BytesIO(text), upload.storage_key)

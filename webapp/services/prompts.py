@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from django.core.validators import validate_slug
 from django.db import transaction
 from django.db.models import Max
 
 from ml.errors import SpecError
 from webapp.models import Prompt, PromptVersion, Team
+from webapp.names import name_check
 from webapp.services.teams import audit
 
 PLACEHOLDERS = ("question",)
@@ -81,19 +81,6 @@ def content_check(
         "template": template_check(template),
         "examples": examples_check(examples, technique),
     }
-
-
-def name_check(name: Any) -> str:
-    """The name, stripped. Raises SpecError."""
-    name = str(name or "").strip()
-    try:
-        validate_slug(name)
-    except Exception:
-        raise SpecError(f"{name[:100]!r} is no name.", field="name",
-                        hint="Letters, digits, - and _: people type it as prompt:name.") from None  # fmt: skip
-    if len(name) > 80:
-        raise SpecError(f"A name has at most 80 characters, got {len(name)}.", field="name")
-    return name
 
 
 @transaction.atomic

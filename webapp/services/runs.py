@@ -21,7 +21,7 @@ from jobs.queue import enqueue
 from ml.errors import ColdframeError, NotFoundError, SpecError, UnavailableError
 from ml.specs import train_spec
 from webapp.models import DatasetVersion, Outbox, Run, RunEvent, Team
-from webapp.services.adapters import check_name
+from webapp.names import name_check
 from webapp.services.teams import audit
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def training_submit(*, team: Team, user: Any, adapter: str, dataset_version_id: 
     version = DatasetVersion.objects.for_team(team).select_related("dataset").filter(pk=dataset_version_id).first()
     if version is None:
         raise NotFoundError(f"No data set version {dataset_version_id} in this team.", field="dataset")
-    name = check_name(adapter, field="adapter")
+    name = name_check(adapter, field="adapter")
     spec = train_spec({**given, "dataset": str(version), "dataset_sha256": version.sha256}).as_dict()
     run = run_submit(
         team=team, user=user, kind=Run.Kind.TRAIN, title=name, dataset_version=version,

@@ -60,7 +60,6 @@ def _page(request: HttpRequest, conversation: Conversation | None, **extra: Any)
         "sampling": {**Sampling().as_dict(), **kept.settings},
         "typed": typed.get("text", ""),
         "length": settings.ENGINE_LENGTH,
-        "may_ask": request.principal.may("member"),
         **extra,
     }
     return render(request, "chat/index.html", context, status=extra["error"].status if "error" in extra else 200)
@@ -108,20 +107,20 @@ def _asked(request: HttpRequest, known: Conversation | None) -> HttpResponse:
     return redirect(url)
 
 
-@policy("member")
+@policy("viewer")
 @require_POST
 def start(request: HttpRequest) -> HttpResponse:
     """The first question of a new conversation."""
     return _asked(request, None)
 
 
-@policy("member")
+@policy("viewer")
 @require_POST
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
     return _asked(request, selectors.conversation_of(team=request.team, user=request.user, pk=pk))
 
 
-@policy("member")
+@policy("viewer")
 @require_POST
 def rename(request: HttpRequest, pk: int) -> HttpResponse:
     conversation = selectors.conversation_of(team=request.team, user=request.user, pk=pk)
@@ -129,7 +128,7 @@ def rename(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("chat:detail", pk=pk)
 
 
-@policy("member")
+@policy("viewer")
 @require_POST
 def delete(request: HttpRequest, pk: int) -> HttpResponse:
     conversation = selectors.conversation_of(team=request.team, user=request.user, pk=pk)

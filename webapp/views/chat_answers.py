@@ -31,21 +31,21 @@ def show(request: HttpRequest, pk: int, answer: int) -> HttpResponse:
     return _column(request, pk, answer)
 
 
-@policy("member")
+@policy("viewer")
 @require_POST
 def stop(request: HttpRequest, pk: int, answer: int) -> HttpResponse:
     services.answer_stop(message=_answer(request, pk, answer))
     return _column(request, pk, answer)
 
 
-@policy("member")
+@policy("viewer")
 @require_POST
 def regenerate(request: HttpRequest, pk: int, answer: int) -> HttpResponse:
     new = services.answer_regenerate(message=_answer(request, pk, answer))
     return _column(request, pk, new.pk)
 
 
-@policy("member")
+@policy("viewer")
 @require_POST
 def feedback(request: HttpRequest, pk: int, answer: int) -> HttpResponse:
     services.feedback_give(
