@@ -155,7 +155,7 @@ class Answers:
         elif isinstance(event, Done):
             figures = {key: value for key, value in asdict(event).items() if key not in ("id", "text", "tail")}
             marker = "" if event.finish_reason == "cancelled" else marker_for(event.text, ticket.sources or [])
-            done = done_data(**figures)
+            done = done_data(**figures, is_marker_added=bool(marker))
             self._closer.finish(ticket, text=event.text + marker, event=done, tail=event.tail + marker)
         else:
             self._closer.fail(ticket, event.error.as_dict(), text=ticket.text)

@@ -35,5 +35,5 @@ def retrieve(
     refusal = refusal_of(team_id=request.team_id, collection_id=request.collection_id)
     if not hits:
         return Retrieved(messages=request.messages, sources=[], refusal=refusal)
-    messages = sources_prompt(request.messages, hits, refusal=refusal)
+    messages = sources_prompt(request.messages, hits)
     return Retrieved(messages=messages, sources=hits, refusal=None)

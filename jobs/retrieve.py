@@ -17,11 +17,8 @@ from typing import Any
 from jobs import vectors
 from ml.errors import NotFoundError
 
-INSTRUCTION = (
-    "Answer from the sources and cite them by their numbers in brackets. "
-    "If they do not answer the question, say: {refusal}"
-)
-REMINDER = "Answer in one or two sentences, using only the text above. Keep the source numbers in brackets, like [1]."
+INSTRUCTION = "You answer from sources. Cite them like [1]."
+REMINDER = "Answer in one sentence and cite the source."
 _HEADING = re.compile(r"#{1,6}\s")
 _SENTENCE_END = re.compile(r"(?<=\w{4})([.!])(?=\s|$)")
 """Not of questions: a small model takes a marked question for an answer. Four letters spare most abbreviations."""
@@ -150,10 +147,13 @@ def _marked(text: str, n: int) -> str:
 
 
 def sources_prompt(
-    messages: Sequence[dict[str, str]], hits: Sequence[dict[str, Any]], *, refusal: str,
-    budget_tokens: int | None = None, count: Callable[[str], int] = about_tokens,
+    messages: Sequence[dict[str, str]], hits: Sequence[dict[str, Any]], *, budget_tokens: int | None = None,
+    count: Callable[[str], int] = about_tokens,
 ) -> list[dict[str, str]]:  # fmt: skip
     """`messages` with the numbered sources in front of the last question and a plain instruction as system message.
+
+    The question stands before the sources too: SmolLM2-135M then answered three of three questions on the demo's
+    opinions from two or three sources, and went astray in most other orders tried.
 
     A system message of the caller's stays, ours after it. Sources are data: they stand in the user's turn, never in the
     system's. Without hits the messages come back as they are: the answer is then the refusal, not the model's.
@@ -162,12 +162,12 @@ def sources_prompt(
     given = [dict(message) for message in messages]
     if not kept or not given:
         return given
-    instruction = INSTRUCTION.format(refusal=refusal)
     if given[0]["role"] == "system":
-        given[0]["content"] = f"{given[0]['content']}\n\n{instruction}"
+        given[0]["content"] = f"{given[0]['content']}\n\n{INSTRUCTION}"
     else:
-        given.insert(0, {"role": "system", "content": instruction})
+        given.insert(0, {"role": "system", "content": INSTRUCTION})
     last = max(i for i, message in enumerate(given) if message["role"] == "user")
     sources = "".join(_source(hit) for hit in kept)
-    given[last]["content"] = f"{sources}Question: {given[last]['content']}\n\n{REMINDER}"
+    question = f"Question: {given[last]['content']}"
+    given[last]["content"] = f"{question}\n\n{sources}{question}\n{REMINDER}"
     return given

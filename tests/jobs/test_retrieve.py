@@ -115,25 +115,25 @@ def test_sources_are_numbered_in_front_of_the_last_question() -> None:
         {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."},
         {"role": "user", "content": "Whose tree is it?"},
     ]  # fmt: skip
-    given = retrieve.sources_prompt(messages, [_hit(1, "Of both."), _hit(2, "No.")], refusal="Not known.")
+    given = retrieve.sources_prompt(messages, [_hit(1, "Of both."), _hit(2, "No.")])
     assert [message["role"] for message in given] == ["system", "user", "assistant", "user"]
-    assert "cite them by their numbers" in given[0]["content"] and "Not known." in given[0]["content"]
+    assert given[0]["content"] == retrieve.INSTRUCTION
     assert given[1]["content"] == "Hello?"
     last = given[-1]["content"]
-    assert last.index("Of both [1].") < last.index("No. [2]") < last.index("Whose tree is it?")
+    assert last.index("Whose tree") < last.index("Of both [1].") < last.index("No. [2]") < last.rindex("Whose tree")
     assert messages[-1]["content"] == "Whose tree is it?"
 
 
 def test_sentences_of_a_source_carry_its_number_and_abbreviations_do_not() -> None:
     text = "## Rule\n\nMr. Pruitt owned a half. Whose was the rest?\nNo. 7 says more"
-    given = retrieve.sources_prompt([{"role": "user", "content": "Q"}], [_hit(3, text)], refusal="No.")
-    wanted = "Mr. Pruitt owned a half [3]. Whose was the rest?\nNo. 7 says more\n\nQuestion: Q"
+    given = retrieve.sources_prompt([{"role": "user", "content": "Q"}], [_hit(3, text)])
+    wanted = "Question: Q\n\nMr. Pruitt owned a half [3]. Whose was the rest?\nNo. 7 says more\n\nQuestion: Q\n"
     assert given[-1]["content"].startswith(wanted)
 
 
 def test_the_callers_system_message_stays_in_front() -> None:
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who?"}]
-    given = retrieve.sources_prompt(messages, [_hit(1, "You.")], refusal="No.")
+    given = retrieve.sources_prompt(messages, [_hit(1, "You.")])
     assert given[0]["content"].startswith("Be kind.")
     assert len(given) == 2
 
@@ -142,13 +142,13 @@ def test_only_the_best_sources_that_fit_the_budget_go_in() -> None:
     hits = [_hit(1, "short"), _hit(2, "long " * 500), _hit(3, "short")]
     assert retrieve.fit_sources(hits, budget_tokens=100) == hits[:1]
     assert retrieve.fit_sources(hits, budget_tokens=None) == hits
-    given = retrieve.sources_prompt([{"role": "user", "content": "Q"}], hits, refusal="No.", budget_tokens=100)
+    given = retrieve.sources_prompt([{"role": "user", "content": "Q"}], hits, budget_tokens=100)
     assert "[2]" not in given[-1]["content"]
 
 
 def test_without_sources_the_messages_stay_as_they_are() -> None:
     messages = [{"role": "user", "content": "Q"}]
-    assert retrieve.sources_prompt(messages, [], refusal="No.") == messages
+    assert retrieve.sources_prompt(messages, []) == messages
 
 
 def test_the_refusal_is_the_collections_own(collection: Collection) -> None:

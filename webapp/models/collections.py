@@ -13,8 +13,8 @@ class Collection(TeamScoped):
     chunk_size = models.PositiveIntegerField(default=160)
     """Tokens of the embedding model a chunk may have."""
     chunk_overlap = models.PositiveIntegerField(default=32)
-    top_k = models.PositiveIntegerField(default=4)
-    threshold = models.FloatField(default=0.2)
+    top_k = models.PositiveIntegerField(default=3)
+    threshold = models.FloatField(default=0.25)
     """Cosine similarity below which a chunk is no evidence."""
     embedder = models.CharField(max_length=120, default="minilm-l6")
     refusal = models.CharField(max_length=300, default="The documents in this collection do not answer that question.")

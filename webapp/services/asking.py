@@ -109,9 +109,15 @@ def request_for(
     collection_id: int | None = None,
     **extra: Any,
 ) -> GenerateRequest:
-    """The engine's request. Classifiers are asked greedily and without a repetition penalty. Raises SpecError."""
+    """The engine's request. Raises SpecError.
+
+    Classifiers are asked greedily. They and answers from a collection carry no repetition penalty: it counts the
+    prompt's tokens too, so it would punish the very words that a label or a source is to be copied in.
+    """
     if target.frame.picks_label:
-        sampling = replace(sampling, temperature=0.0, repetition_penalty=1.0)
+        sampling = replace(sampling, temperature=0.0)
+    if target.frame.picks_label or collection_id is not None:
+        sampling = replace(sampling, repetition_penalty=1.0)
     return GenerateRequest(
         team_id=team_id, base=target.base, artifact=target.artifact, label=target.label,
         messages=target.fold(messages), collection_id=collection_id, deadline_s=DEADLINE_S,

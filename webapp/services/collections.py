@@ -68,7 +68,7 @@ def _taken(name: str) -> SpecError:
 @transaction.atomic
 def collection_create(
     *, team: Team, user: Any, name: str, description: str = "", chunk_size: int = 160, chunk_overlap: int = 32,
-    top_k: int = 4, threshold: float = 0.25, refusal: str | None = None,
+    top_k: int = 3, threshold: float = 0.25, refusal: str | None = None,
 ) -> Collection:  # fmt: skip
     """An empty collection. Raises SpecError with `field` set."""
     collection = Collection(
