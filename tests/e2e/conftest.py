@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "screenshots"
+AXE = ROOT / "webapp" / "static" / "vendor" / "axe.min.js"
 READY_S = 240
 
 
@@ -124,6 +125,14 @@ def page(product: Product, browser: Browser) -> Iterator[Page]:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Saves what is on the screen now into screenshots/ (git-ignored)."""
+    """Saves what is on the screen now into screenshots/ (git-ignored); axe-core must find nothing serious there."""
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("() => axe.run().then((result) => result.violations)")
+    serious = [
+        f"{name}: {rule['id']}: {rule['help']} {[node['html'][:160] for node in rule['nodes'][:3]]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
