@@ -152,8 +152,8 @@ def sources_prompt(
 ) -> list[dict[str, str]]:  # fmt: skip
     """`messages` with the numbered sources in front of the last question and a plain instruction as system message.
 
-    The question stands before the sources too: SmolLM2-135M then answered three of three questions on the demo's
-    opinions from two or three sources, and went astray in most other orders tried.
+    The question stands before the sources too: of the orders tried by hand on the demo's opinions, this is the one in
+    which SmolLM2-135M went astray least.
 
     A system message of the caller's stays, ours after it. Sources are data: they stand in the user's turn, never in the
     system's. Without hits the messages come back as they are: the answer is then the refusal, not the model's.
