@@ -12,13 +12,11 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import redis
-
 from jobs import stream
+from jobs.engine_reader import StreamReader
 from jobs.engine_ticket import Ticket, Tickets
 from jobs.engine_writer import OWNERS, AnswerWriter, Write, final_at
 from jobs.stream_redis import client
@@ -46,8 +44,10 @@ def is_gone(heartbeat: Mapping[str, str]) -> bool:
     return False
 
 
-class Intake:
+class Intake(StreamReader):
     """Calls `take(ticket)` for each request, `refuse(ticket, error)` for one that must not be tried, `cancel(id)`."""
+
+    key, name = stream.REQUESTS, "requests"
 
     def __init__(
         self,
@@ -60,44 +60,12 @@ class Intake:
         refuse: Callable[[Ticket, ColdframeError], None],
         cancel: Callable[[str], None],
     ) -> None:
-        self._engine_id = engine_id
+        super().__init__(engine_id)
         self._tickets = tickets
         self._limit = limit
         self._writer = writer
         self._take, self._refuse, self._cancel = take, refuse, cancel
-        self._stop = threading.Event()
         self._rescue_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(3)
-
-    def _run(self) -> None:
-        pause_s = 0.0
-        while not self._stop.is_set():
-            try:
-                self.tick()
-                pause_s = 0.0
-            except redis.ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                self._make_group()
-            except (redis.RedisError, OSError) as error:
-                if not pause_s:
-                    logger.warning("requests cannot be read: %s; trying again", error)
-                pause_s = min(max(2 * pause_s, 0.2), 5.0)
-                self._stop.wait(pause_s)
-
-    def _make_group(self) -> None:
-        try:
-            client().xgroup_create(stream.REQUESTS, stream.GROUP, id="0", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
 
     def tick(self) -> None:
         """One round: cancellations, orphans now and then, new requests (waits a moment for them)."""

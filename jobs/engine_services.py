@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import redis
-
 from jobs import stream
+from jobs.engine_reader import StreamReader
 from jobs.stream_redis import client
 from ml.errors import ColdframeError, SpecError
 
@@ -38,42 +36,12 @@ def search(payload: dict[str, Any]) -> dict[str, Any]:
 HANDLERS: Mapping[str, Handler] = {"embed": embed, "search": search}
 
 
-class Services:
+class Services(StreamReader):
+    key, name = stream.SERVICES, "services"
+
     def __init__(self, engine_id: str, handlers: Mapping[str, Handler] = HANDLERS) -> None:
-        self._engine_id = engine_id
+        super().__init__(engine_id)
         self._handlers = handlers
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="services", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(3)
-
-    def _run(self) -> None:
-        pause_s = 0.0
-        while not self._stop.is_set():
-            try:
-                self.tick()
-                pause_s = 0.0
-            except redis.ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                self._make_group()
-            except (redis.RedisError, OSError) as error:
-                if not pause_s:
-                    logger.warning("service requests cannot be read: %s; trying again", error)
-                pause_s = min(max(2 * pause_s, 0.2), 5.0)
-                self._stop.wait(pause_s)
-
-    def _make_group(self) -> None:
-        try:
-            client().xgroup_create(stream.SERVICES, stream.GROUP, id="0", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
 
     def tick(self, block_ms: int = 500) -> None:
         # NOACK: nobody takes a question over; whoever asked has a time limit and asks again.
