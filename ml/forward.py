@@ -134,17 +134,50 @@ def run(
     return out.logits, out.past_key_values
 
 
-def completion_nll(model: Any, examples: Sequence[Example], *, sharing: bool = True) -> tuple[Tensor, Tensor]:
+def completion_nll(
+    model: Any, examples: Sequence[Example], *, sharing: bool = True, whole_rows: bool = False
+) -> tuple[Tensor, Tensor]:
     """Negative log likelihood of every completion token [N], and the row that each belongs to [N].
 
     `sharing=False` shares virtual tokens only: needed while dropout is active, where each row draws its own.
+    `whole_rows=True` shares nothing and keeps no keys and values, as gradient checkpointing needs.
     """
+    targets = torch.tensor([i for e in examples for i in e.ids[e.n_prompt :]], device=base_of(model).device)
+    if whole_rows:
+        logits, owner = _whole_rows(model, examples)
+    else:
+        logits, owner = _remainders(model, examples, sharing=sharing)
+    return functional.cross_entropy(logits.float(), targets, reduction="none"), owner
+
+
+def _remainders(model: Any, examples: Sequence[Example], *, sharing: bool) -> tuple[Tensor, Tensor]:
+    """Logits [N, V] that predict the completions, and their rows [N]."""
     rows = [example.ids[:-1] for example in examples]
     common = n_common([example.ids[: example.n_prompt - 1] for example in examples]) if sharing else 0
     ragged = share(model, rows, common)
     column = torch.arange(ragged.ids.shape[1], device=ragged.ids.device)
     first = torch.tensor([e.n_prompt - 1 - common for e in examples], device=ragged.ids.device)
     keep = ragged.mask & (column >= first[:, None])  # [B, R]
-    logits, _ = run(model, ragged, keep=keep)
-    targets = torch.tensor([i for e in examples for i in e.ids[e.n_prompt :]], device=logits.device)
-    return functional.cross_entropy(logits.float(), targets, reduction="none"), keep.nonzero()[:, 0]
+    return run(model, ragged, keep=keep)[0], keep.nonzero()[:, 0]
+
+
+def _whole_rows(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    base = base_of(model)
+    ids, mask = pad_right([example.ids[:-1] for example in examples], base.device)  # [B, T]
+    n_virtual = 0
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        n_virtual = int(model.active_peft_config.num_virtual_tokens)
+    column = torch.arange(ids.shape[1], device=ids.device)
+    first = torch.tensor([e.n_prompt - 1 for e in examples], device=ids.device)
+    keep = mask & (column >= first[:, None])  # [B, T]
+    behind = functional.pad(keep, (n_virtual, 0))  # PEFT puts the virtual tokens in front
+    with _output_sees(base, lambda hidden: hidden[behind]):
+        logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
+    return logits, keep.nonzero()[:, 0]
+
+
+def has_dropout(model: torch.nn.Module) -> bool:
+    """Whether a forward pass in training mode draws random numbers."""
+    config = getattr(model, "config", None)
+    inside = float(getattr(config, "attention_dropout", 0) or 0)
+    return inside > 0 or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())

@@ -43,6 +43,14 @@ class Example:
     n_cut: int = 0
     """Tokens that did not fit and were cut: from the prompt's start, then from the answer's end."""
 
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_targets(self) -> int:
+        return len(self.ids) - self.n_prompt
+
 
 def check_messages(messages: Any) -> list[dict[str, str]]:
     """`messages` as plain dicts. Raises DataError when one is not {role, content} with a known role."""

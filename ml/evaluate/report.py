@@ -7,22 +7,18 @@ measured on the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ml.data.chat import completion_ids, example_ids, stop_ids
-from ml.data.rows import Dataset, Row, encode_rows
+from ml.data.rows import Dataset, Row
 from ml.evaluate import metrics
-from ml.evaluate.scoring import generate_greedy, n_rows_at_once, score_labels
-from ml.forward import base_of, completion_nll
+from ml.objectives import Check, Objective
 
 N_SAMPLES = 5
 _TEXT_LIMIT = 1200
-_MOST_NEW_TOKENS = 256
-Check = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,64 +49,33 @@ class Report:
 
 @torch.no_grad()
 def measure(
-    model: Any, tokenizer: Any, dataset: Dataset, split: str, *, n_rows: int, max_length: int, at_once: int,
-    check: Check = lambda: None,
-) -> Report:  # fmt: skip
+    objective: Objective, model: Any, dataset: Dataset, split: str, *, n_rows: int, check: Check = lambda: None
+) -> Report:
     """Measures `model` on the first `n_rows` rows of `split`. `check` is called between batches and may raise."""
     rows = dataset.splits[split][:n_rows]
     model.eval()
     if dataset.task == "classification":
-        outcomes = _classify(model, tokenizer, dataset.labels, rows, max_length, at_once, check)
-        return _classification_report(outcomes)
-    outcomes = _answer(model, tokenizer, rows, max_length, at_once, check)
-    return _generation_report(outcomes)
-
-
-def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (order[i : i + size] for i in range(0, len(order), size))
+        return _classification_report(_classify(objective, model, dataset, rows, check))
+    return _generation_report(_answer(objective, model, rows, check))
 
 
 def _classify(
-    model: Any, tokenizer: Any, labels: list[str], rows: Sequence[Row], max_length: int, at_once: int, check: Check
+    objective: Objective, model: Any, dataset: Dataset, rows: Sequence[Row], check: Check
 ) -> list[Outcome]:
-    label_ids = [completion_ids(tokenizer, label) for label in labels]
-    longest = max(labels, key=lambda label: len(label_ids[labels.index(label)]))
-    examples = [example_ids(tokenizer, row.messages, longest, max_length) for row in rows]
-    prompts = [example.ids[: example.n_prompt] for example in examples]
-    n_positions = 1 + sum(len(ids) - 1 for ids in label_ids)
-    outcomes: dict[int, Outcome] = {}
-    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
-    for batch in _batches(order, n_rows_at_once(model, n_positions, at_once)):
-        check()
-        scores = score_labels(model, [prompts[i] for i in batch], label_ids)  # [B, L]
-        for i, row_scores in zip(batch, scores.tolist(), strict=True):
-            right = labels.index(rows[i].completion)
-            got = labels[max(range(len(labels)), key=row_scores.__getitem__)]
-            loss = -row_scores[right] / len(label_ids[right])
-            outcomes[i] = Outcome(row=rows[i], got=got, correct=got == rows[i].completion, loss=loss)
-    return [outcomes[i] for i in range(len(rows))]
+    labels, lengths, outcomes = dataset.labels, objective.label_lengths(), []
+    for row, scores in zip(rows, objective.label_scores(model, rows, check), strict=True):
+        right = labels.index(row.completion)
+        got = labels[max(range(len(labels)), key=scores.__getitem__)]
+        loss = -scores[right] / lengths[right]
+        outcomes.append(Outcome(row=row, got=got, correct=got == row.completion, loss=loss))
+    return outcomes
 
 
-def _answer(
-    model: Any, tokenizer: Any, rows: Sequence[Row], max_length: int, at_once: int, check: Check
-) -> list[Outcome]:
-    examples = encode_rows(rows, tokenizer, max_length)
-    longest = max((len(e.ids) - e.n_prompt for e in examples), default=0)
-    max_tokens = min(_MOST_NEW_TOKENS, longest + longest // 2)
-    stop = stop_ids(tokenizer, base_of(model).generation_config)
-    outcomes: dict[int, Outcome] = {}
-    for batch in _batches(sorted(range(len(rows)), key=lambda i: len(examples[i].ids)), at_once):
-        check()
-        chosen = [examples[i] for i in batch]
-        nll, owner = completion_nll(model, chosen)
-        loss = nll.new_zeros(len(batch)).index_add_(0, owner, nll) / owner.bincount(minlength=len(batch))
-        prompts = [e.ids[: e.n_prompt] for e in chosen]
-        answers = generate_greedy(model, prompts, max_tokens=max_tokens, stop=stop, check=check)
-        for i, answer, row_loss in zip(batch, answers, loss.tolist(), strict=True):
-            got = tokenizer.decode(answer, skip_special_tokens=True)
-            correct = metrics.exact_match(rows[i].completion, got)
-            outcomes[i] = Outcome(row=rows[i], got=got, correct=correct, loss=row_loss)
-    return [outcomes[i] for i in range(len(rows))]
+def _answer(objective: Objective, model: Any, rows: Sequence[Row], check: Check) -> list[Outcome]:
+    return [
+        Outcome(row=row, got=got, correct=metrics.exact_match(row.completion, got), loss=loss)
+        for row, (got, loss) in zip(rows, objective.answers(model, rows, check), strict=True)
+    ]
 
 
 def _classification_report(outcomes: list[Outcome]) -> Report:
