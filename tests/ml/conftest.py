@@ -1,4 +1,4 @@
-"""Tiny random models, tokenizers and data sets, made on the spot: seconds on a CPU, no download."""
+"""Fixtures: the folder of a tiny model and tiny data sets, made on the spot. Other shapes: tests/ml/tiny.py."""
 
 from __future__ import annotations
 
@@ -9,70 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-CORPUS = [
-    "user assistant system My lights went out. What should I do? Check the breaker, then call us.",
-    "red green blue The sky is blue, the grass is green, a tomato is red. Answer with the colour.",
-    "neighbours and a tree on the boundary line of a garden in Seattle; the court found for the owner.",
-] * 4
+from tests.ml.tiny import save_tiny_llama as save_tiny_llama
+from tests.ml.tiny import tiny_tokenizer as tiny_tokenizer
+
 COLOURS = {
     "blue": ["sky", "sea", "jeans", "ice"],
     "green": ["grass", "leaf", "frog", "moss"],
     "red": ["rose", "tomato"],
 }
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 384 tokens (any text round-trips) with a ChatML template and eos `<|im_end|>`."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def save_tiny_llama(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
-    """A random fp32 Llama (2 layers, width 32, 4 heads over 2 KV heads) and its tokenizer, saved in `folder`."""
-    tokenizer = tiny_tokenizer()
-    values: dict[str, Any] = {
-        "vocab_size": 384,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "initializer_range": 0.15,
-        "tie_word_embeddings": True,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**{**values, **changes})).float()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def save_dataset(
