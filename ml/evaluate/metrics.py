@@ -1,4 +1,4 @@
-"""Metrics over texts and counts. Pure Python: no model, no tensors.
+"""Metrics over texts and counts, and which of them decides. No model, no tensors.
 
 Shares are between 0 and 1. Intervals are two-sided 95 %.
 """
@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ml.evaluate.bootstrap import Weights, bootstrap_interval
 
 _Z95 = 1.959963984540054
 
@@ -46,6 +50,23 @@ def macro_f1(expected: Sequence[str], got: Sequence[str]) -> float:
     return sum(2 * right[x] / (n_expected[x] + n_got[x]) for x in labels) / max(1, len(labels))
 
 
+def macro_f1_interval(expected: Sequence[str], got: Sequence[str]) -> tuple[float, float]:
+    """Bootstrap interval of `macro_f1`; a label that a resample lacks on both sides does not count in it."""
+    labels = {label: i for i, label in enumerate(sorted({*expected, *got}))}
+    wanted = np.array([labels[x] for x in expected], dtype=np.int64)  # [N]
+    said = np.array([labels[x] for x in got], dtype=np.int64)  # [N]
+    right = wanted == said
+
+    def score(weights: Weights) -> float:
+        n_right = np.bincount(wanted[right], weights=weights[right], minlength=len(labels))
+        n_seen = np.bincount(wanted, weights=weights, minlength=len(labels))
+        n_seen = n_seen + np.bincount(said, weights=weights, minlength=len(labels))
+        present = n_seen > 0
+        return float((2 * n_right[present] / n_seen[present]).mean())
+
+    return bootstrap_interval(score, len(wanted))
+
+
 def normalized(text: str) -> str:
     """Case, runs of white space and punctuation at word edges do not count."""
     words = (word.strip(".,;:!?\"'()[]{}«»“”‘’") for word in text.casefold().split())
@@ -67,3 +88,30 @@ def token_f1(expected: str, got: str) -> float:
 def perplexity(nll: float) -> float:
     """exp of a mean negative log likelihood; infinite where that overflows."""
     return math.exp(nll) if nll < 700 else math.inf
+
+
+def token_mean(values: Sequence[float], n_tokens: Sequence[int]) -> float:
+    """Mean over all tokens, given each row's mean and its number of tokens; 0 for no tokens."""
+    total = sum(value * n for value, n in zip(values, n_tokens, strict=True))
+    return total / max(1, sum(n_tokens))
+
+
+def primary_metric(metrics: Mapping[str, float]) -> str:
+    """The validation metric that decides which of several versions is best: accuracy, or the loss of free answers."""
+    return "accuracy" if "accuracy" in metrics else "loss"
+
+
+def better(new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
+    """Whether `new` is strictly better than `old`: higher accuracy, or as accurate with a lower loss; without
+    accuracy, a lower loss. Anything is better than None; a value that is missing or no number is the worst."""
+    if old is None:
+        return True
+    return _worth(new) > _worth(old)
+
+
+def _worth(metrics: Mapping[str, float]) -> tuple[float, float]:
+    accuracy, loss = metrics.get("accuracy"), metrics.get("loss")
+    return (
+        -math.inf if accuracy is None or math.isnan(accuracy) else accuracy,
+        -math.inf if loss is None or math.isnan(loss) else -loss,
+    )

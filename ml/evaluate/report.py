@@ -1,8 +1,10 @@
 """A report: metrics with intervals on some rows of one split, and the best and worst rows to look at.
 
-Classification: the label with the highest log probability is the answer. Generation: greedy answers against the
-expected text, and the loss of the expected text. The rows are the split's first ones, so two subjects are always
-measured on the same rows.
+Classification: the label with the highest log probability is the answer; `loss` is the mean over rows of the right
+label's NLL a prediction. Generation: greedy answers against the expected text; `loss` is the NLL of all expected tokens
+÷ their number, the quantity that training lowers, and `perplexity` its exponential: long answers weigh more than short
+ones, and batches do not matter. All other metrics are shares of 1. The rows are the split's first ones, so two subjects
+are always measured on the same rows.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 
 from ml.data.rows import Dataset, Row
-from ml.evaluate import metrics
+from ml.evaluate import metrics, overlap
 from ml.objectives import Check, Objective
 
 N_SAMPLES = 5
@@ -30,6 +32,8 @@ class Outcome:
     correct: bool
     loss: float
     """Mean negative log likelihood of the expected answer's tokens, in nats."""
+    n_tokens: int = 1
+    """How many predictions `loss` is the mean of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +63,7 @@ def measure(
     return _generation_report(_answer(objective, model, rows, check))
 
 
-def _classify(
-    objective: Objective, model: Any, dataset: Dataset, rows: Sequence[Row], check: Check
-) -> list[Outcome]:
+def _classify(objective: Objective, model: Any, dataset: Dataset, rows: Sequence[Row], check: Check) -> list[Outcome]:
     labels, lengths, outcomes = dataset.labels, objective.label_lengths(), []
     for row, scores in zip(rows, objective.label_scores(model, rows, check), strict=True):
         right = labels.index(row.completion)
@@ -72,9 +74,11 @@ def _classify(
 
 
 def _answer(objective: Objective, model: Any, rows: Sequence[Row], check: Check) -> list[Outcome]:
+    lengths = [item.n_targets for item in objective.encode(rows)]
+    answers = objective.answers(model, rows, check)
     return [
-        Outcome(row=row, got=got, correct=metrics.exact_match(row.completion, got), loss=loss)
-        for row, (got, loss) in zip(rows, objective.answers(model, rows, check), strict=True)
+        Outcome(row=row, got=got, correct=metrics.exact_match(row.completion, got), loss=loss, n_tokens=n)
+        for row, (got, loss), n in zip(rows, answers, lengths, strict=True)
     ]
 
 
@@ -86,24 +90,28 @@ def _classification_report(outcomes: list[Outcome]) -> Report:
         "macro_f1": metrics.macro_f1(expected, got),
         "loss": _mean([o.loss for o in outcomes]),
     }
-    intervals = {"accuracy": metrics.wilson(n_right, len(outcomes))}
+    intervals = {
+        "accuracy": metrics.wilson(n_right, len(outcomes)),
+        "macro_f1": metrics.macro_f1_interval(expected, got),
+    }
     return Report(metrics=values, intervals=intervals, n_rows=len(outcomes), samples=_samples(outcomes))
 
 
 def _generation_report(outcomes: list[Outcome]) -> Report:
-    overlaps = [metrics.token_f1(o.row.completion, o.got) for o in outcomes]
-    loss = _mean([o.loss for o in outcomes])
+    expected, got = [o.row.completion for o in outcomes], [o.got for o in outcomes]
+    common = [metrics.token_f1(a, b) for a, b in zip(expected, got, strict=True)]
+    loss = metrics.token_mean([o.loss for o in outcomes], [o.n_tokens for o in outcomes])
     n_right = sum(o.correct for o in outcomes)
-    values = {
-        "exact_match": n_right / max(1, len(outcomes)),
-        "token_f1": _mean(overlaps),
-        "loss": loss,
-        "perplexity": metrics.perplexity(loss),
+    scored = {
+        "exact_match": (n_right / max(1, len(outcomes)), metrics.wilson(n_right, len(outcomes))),
+        "token_f1": (_mean(common), metrics.mean_interval(common)),
+        "rouge_l": overlap.rouge_l(expected, got),
+        "bleu": overlap.bleu(expected, got),
+        "chrf": overlap.chrf(expected, got),
     }
-    intervals = {
-        "exact_match": metrics.wilson(n_right, len(outcomes)),
-        "token_f1": metrics.mean_interval(overlaps),
-    }
+    values = {name: value for name, (value, _) in scored.items()}
+    values |= {"loss": loss, "perplexity": metrics.perplexity(loss)}
+    intervals = {name: interval for name, (_, interval) in scored.items()}
     return Report(metrics=values, intervals=intervals, n_rows=len(outcomes), samples=_samples(outcomes))
 
 

@@ -26,6 +26,15 @@ def test_macro_f1_weighs_labels_equally() -> None:
     assert metrics.macro_f1(["a"], ["b"]) == 0.0
 
 
+def test_macro_f1_gets_a_repeatable_interval() -> None:
+    expected = ["a", "b", "c", "a", "b", "c", "a", "b"] * 5
+    got = ["a", "b", "c", "a", "c", "c", "b", "b"] * 5
+    low, high = metrics.macro_f1_interval(expected, got)
+    assert 0.5 < low < metrics.macro_f1(expected, got) < high < 0.9
+    assert metrics.macro_f1_interval(expected, got) == (low, high)
+    assert metrics.macro_f1_interval(expected, expected) == (1.0, 1.0)
+
+
 def test_accuracy_is_the_share_of_agreement() -> None:
     assert metrics.accuracy(["a", "b"], ["a", "a"]) == 0.5
 
@@ -46,3 +55,31 @@ def test_token_f1_counts_words_as_multisets() -> None:
 def test_perplexity_never_overflows() -> None:
     assert metrics.perplexity(math.log(7)) == pytest.approx(7)
     assert metrics.perplexity(1e6) == math.inf
+
+
+def test_a_long_answer_weighs_as_many_tokens_as_it_has() -> None:
+    assert metrics.token_mean([1.0, 4.0], [2, 1]) == 2.0
+    assert metrics.token_mean([], []) == 0.0
+
+
+def test_a_version_is_better_by_accuracy_then_by_loss() -> None:
+    old = {"accuracy": 0.5, "loss": 1.0}
+    assert metrics.better({"accuracy": 0.6, "loss": 9.0}, old)
+    assert metrics.better({"accuracy": 0.5, "loss": 0.9}, old)
+    assert not metrics.better({"accuracy": 0.5, "loss": 1.0}, old)
+    assert not metrics.better({"accuracy": 0.4, "loss": 0.1}, old)
+    assert metrics.primary_metric(old) == "accuracy"
+
+
+def test_free_answers_are_better_by_loss_alone() -> None:
+    old = {"loss": 1.0, "bleu": 0.5}
+    assert metrics.better({"loss": 0.9, "bleu": 0.1}, old)
+    assert not metrics.better({"loss": 1.1, "bleu": 0.9}, old)
+    assert metrics.primary_metric(old) == "loss"
+
+
+def test_anything_is_better_than_nothing_and_than_a_loss_that_is_no_number() -> None:
+    assert metrics.better({"loss": math.nan}, None)
+    assert metrics.better({"loss": 1e9}, {"loss": math.nan})
+    assert not metrics.better({"loss": math.nan}, {"loss": 1e9})
+    assert not metrics.better({"loss": math.nan}, {"loss": math.nan})

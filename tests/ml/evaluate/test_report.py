@@ -3,45 +3,92 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ml.backbone import load_backbone
-from ml.data.rows import read_dataset
+from ml.data.rows import Dataset, read_dataset
+from ml.evaluate import metrics
 from ml.evaluate.report import N_SAMPLES, measure
+from ml.objectives import decoder
+from ml.objectives.decoder import DecoderObjective
+from tests.ml.conftest import save_dataset
+
+Subject = tuple[DecoderObjective, Any, Dataset]
 
 
-def test_classification_reports_accuracy_with_its_interval(tiny_llama_dir: Path, tiny_dataset_dir: Path) -> None:
-    backbone, dataset = load_backbone(tiny_llama_dir), read_dataset(tiny_dataset_dir)
-    report = measure(backbone.model, backbone.tokenizer, dataset, "test", n_rows=10, max_length=96, at_once=4)
+def subject_of(model_folder: Path, dataset_folder: Path) -> Subject:
+    """(objective, model, data set) for `measure`"""
+    backbone, dataset = load_backbone(model_folder), read_dataset(dataset_folder)
+    objective = DecoderObjective(tokenizer=backbone.tokenizer, labels=dataset.labels, max_length=96)
+    return objective, backbone.model, dataset
+
+
+@pytest.fixture
+def labelling(tiny_llama_dir: Path, tiny_dataset_dir: Path) -> Subject:
+    return subject_of(tiny_llama_dir, tiny_dataset_dir)
+
+
+@pytest.fixture
+def writing(tiny_llama_dir: Path, tiny_generation_dataset_dir: Path) -> Subject:
+    return subject_of(tiny_llama_dir, tiny_generation_dataset_dir)
+
+
+def test_classification_reports_shares_with_their_intervals(labelling: Subject) -> None:
+    report = measure(*labelling, "test", n_rows=10)
     assert report.metrics.keys() == {"accuracy", "macro_f1", "loss"}
-    low, high = report.intervals["accuracy"]
-    assert low <= report.metrics["accuracy"] <= high
+    assert report.intervals.keys() == {"accuracy", "macro_f1"}
+    for name, (low, high) in report.intervals.items():
+        assert low <= report.metrics[name] <= high
     assert report.n_rows == 10
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 16])
+def test_generation_reports_overlaps_with_their_intervals(writing: Subject) -> None:
+    report = measure(*writing, "test", n_rows=6)
+    shares = {"exact_match", "token_f1", "rouge_l", "bleu", "chrf"}
+    assert report.metrics.keys() == {*shares, "loss", "perplexity"}
+    assert report.intervals.keys() == shares
+    for name, (low, high) in report.intervals.items():
+        assert 0 <= low <= report.metrics[name] <= high <= 1
+
+
+def test_the_loss_of_free_answers_is_a_mean_over_tokens(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """A mean of the rows' means let a one-word answer weigh as much as a page, and was not what training lowers."""
+    words = ["Red.", "A rose that grows in the garden of a neighbour is red, and so is the tomato."]
+    message = {"role": "user", "content": "Say a thing."}
+    rows = [{"row": i, "messages": [message], "completion": text} for i, text in enumerate(words)]
+    folder = save_dataset(tmp_path / "words", {"train": rows, "test": rows}, task="generation", labels=None)
+    objective, model, dataset = subject_of(tiny_llama_dir, folder)
+    report = measure(objective, model, dataset, "test", n_rows=2)
+    with torch.no_grad():
+        nll = objective.nll(model.eval(), objective.encode(dataset.splits["test"]))
+    assert report.metrics["loss"] == pytest.approx(float(nll.mean()), rel=1e-5)
+    assert report.metrics["perplexity"] == pytest.approx(metrics.perplexity(float(nll.mean())), rel=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_the_report_does_not_depend_on_the_batches(
-    tiny_llama_dir: Path, tiny_generation_dataset_dir: Path, at_once: int
+    writing: Subject, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    backbone, dataset = load_backbone(tiny_llama_dir), read_dataset(tiny_generation_dataset_dir)
-    report = measure(backbone.model, backbone.tokenizer, dataset, "test", n_rows=6, max_length=96, at_once=at_once)
-    alone = measure(backbone.model, backbone.tokenizer, dataset, "test", n_rows=6, max_length=96, at_once=2)
-    assert report.metrics == pytest.approx(alone.metrics, rel=1e-4)
-    assert [s["got"] for s in report.samples] == [s["got"] for s in alone.samples]
+    together = measure(*writing, "test", n_rows=6)
+    monkeypatch.setattr(decoder, "ROWS_AT_ONCE", at_once)
+    apart = measure(*writing, "test", n_rows=6)
+    assert apart.metrics == pytest.approx(together.metrics, rel=1e-4)
+    assert [s["got"] for s in apart.samples] == [s["got"] for s in together.samples]
 
 
-def test_samples_are_the_best_and_the_worst_rows(tiny_llama_dir: Path, tiny_dataset_dir: Path) -> None:
-    backbone, dataset = load_backbone(tiny_llama_dir), read_dataset(tiny_dataset_dir)
-    report = measure(backbone.model, backbone.tokenizer, dataset, "train", n_rows=30, max_length=96, at_once=8)
+def test_samples_are_the_best_and_the_worst_rows(labelling: Subject) -> None:
+    report = measure(*labelling, "train", n_rows=30)
     assert len(report.samples) == 2 * N_SAMPLES
     wrong = [s["loss"] for s in report.samples if not s["correct"]]
     assert wrong == sorted(wrong)
-    assert {s["row"] for s in report.samples} <= {row.number for row in dataset.splits["train"]}
+    assert {s["row"] for s in report.samples} <= {row.number for row in labelling[2].splits["train"]}
 
 
-def test_measuring_can_be_interrupted_between_batches(tiny_llama_dir: Path, tiny_dataset_dir: Path) -> None:
-    backbone, dataset = load_backbone(tiny_llama_dir), read_dataset(tiny_dataset_dir)
+def test_measuring_can_be_interrupted_between_batches(labelling: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "ROWS_AT_ONCE", 2)
     calls = []
 
     def check() -> None:
@@ -50,5 +97,5 @@ def test_measuring_can_be_interrupted_between_batches(tiny_llama_dir: Path, tiny
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure(backbone.model, backbone.tokenizer, dataset, "test", n_rows=10, max_length=96, at_once=2, check=check)
+        measure(*labelling, "test", n_rows=10, check=check)
     assert len(calls) == 2
