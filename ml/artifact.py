@@ -2,7 +2,8 @@
 
 Guarantees: safetensors and JSON only (a folder with any other data file is refused); written whole or not at all; the
 manifest lists a sha256 for every file and is itself the identity of the artifact; equal training gives equal bytes. The
-base model is named, never a path. Limits: the base model itself is not in the folder.
+base model is named, never a path. What PEFT has no form for is kept as `ml.weights` (changed weights) and `ml.heads`
+(a classifier head) document it. Limits: the base model itself is not in the folder.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from typing import Any
 from ml.backbone import Backbone, sha256_of
 from ml.errors import ArtifactError
 from ml.files import first_damage, staged_folder, stamp, write_json
-from ml.specs import METHODS, TrainSpec
+from ml.specs import METHODS, TrainSpec, serving_form
 
 MANIFEST = "manifest.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+FILES = {
+    "peft": (CONFIG, WEIGHTS),
+    "weights": ("weights_config.json", "model_delta.safetensors"),
+    "head": ("head_config.json", "head.safetensors"),
+}
+"""Configuration and tensors of each kind of storage (`Method.storage`)."""
 SCHEMA = 1
 
 
@@ -45,6 +52,14 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Every measurement of the run: step, split, subject, metrics, intervals, n_rows."""
+    family: str = "decoder"
+    """Of the base model."""
+    labels: list[str] = field(default_factory=list)
+    """In the order of the outputs, where the adapter has a classifier of its own."""
+
+    @property
+    def storage(self) -> str:
+        return METHODS[self.method].storage
 
 
 def write_artifact(
@@ -57,15 +72,15 @@ def write_artifact(
     evaluations: list[dict[str, Any]],
 ) -> Manifest:
     """Saves `model`'s adapter as the folder `final`. Equal inputs give equal bytes, whenever and wherever written."""
-    method = METHODS[spec.method]
+    storage = METHODS[spec.method].storage
     with staged_folder(final) as staged:
-        _write_peft(staged, model, backbone.name)
-        card = _card(spec, backbone, metrics, n_bytes=(staged / WEIGHTS).stat().st_size)
+        _write(staged, model, backbone, storage)
+        card = _card(spec, backbone, metrics, n_bytes=(staged / FILES[storage][1]).stat().st_size)
         (staged / "README.md").write_text(card, encoding="utf-8")
         manifest = Manifest(
             schema=SCHEMA,
             method=spec.method,
-            form=method.form,
+            form=serving_form(spec),
             base={"name": backbone.name, "fingerprint": backbone.fingerprint},
             dataset={"name": spec.dataset, "sha256": spec.dataset_sha256},
             spec=spec.as_dict(),
@@ -73,10 +88,25 @@ def write_artifact(
             versions=versions(),
             metrics=dict(metrics),
             evaluations=evaluations,
+            family=backbone.family,
+            labels=list(backbone.labels),
             files=stamp(staged),
         )
         write_json(staged / MANIFEST, asdict(manifest))
     return manifest
+
+
+def _write(folder: Path, model: Any, backbone: Backbone, storage: str) -> None:
+    if storage == "peft":
+        _write_peft(folder, model, backbone.name)
+    elif storage == "weights":
+        from ml.weights import save_delta
+
+        save_delta(model, folder, backbone.name)
+    else:
+        from ml.heads import save_head
+
+        save_head(model, folder, backbone.name)
 
 
 def _write_peft(folder: Path, model: Any, base_name: str) -> None:
@@ -165,7 +195,7 @@ def verify(folder: Path) -> Manifest:
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in listed)
     if not damage and foreign:
         damage = f"{foreign[0]} is not in its manifest"
-    if not damage and (missing := {CONFIG, WEIGHTS} - listed):
+    if not damage and (missing := {*FILES[manifest.storage]} - listed):
         damage = f"{min(missing)} is not in its manifest"
     if damage:
         raise ArtifactError(
@@ -185,12 +215,11 @@ def spec_sha256(spec: TrainSpec) -> str:
 
 
 def load_adapter(backbone: Backbone, folder: Path) -> Any:
-    """`backbone.model` with the adapter in `folder` on it, as a PEFT model ready to answer.
+    """`backbone.model` with the adapter in `folder` on it, ready to answer.
 
-    Raises ArtifactError when the folder is damaged or made for another base model.
+    Raises ArtifactError when the folder is damaged or made for another base model. Changed weights are put into
+    `backbone.model` itself.
     """
-    from peft import PeftModel
-
     manifest = verify(folder)
     if manifest.base["fingerprint"] != backbone.fingerprint:
         made_for = f"{manifest.base.get('name')} ({manifest.base['fingerprint'][:12]})"
@@ -198,5 +227,19 @@ def load_adapter(backbone: Backbone, folder: Path) -> Any:
             f"The adapter was trained on {made_for}, not on {backbone.name} ({backbone.fingerprint[:12]}).",
             hint="Use it with the base model that it was trained on.",
         )
-    model: Any = PeftModel.from_pretrained(backbone.model, str(folder))
+    model = _load(backbone, Path(folder), manifest.storage)
     return model.eval()
+
+
+def _load(backbone: Backbone, folder: Path, storage: str) -> Any:
+    if storage == "peft":
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(backbone.model, str(folder))
+    if storage == "weights":
+        from ml.weights import load_delta
+
+        return load_delta(backbone, folder)
+    from ml.heads import load_head
+
+    return load_head(backbone, folder)

@@ -1,23 +1,21 @@
 """Checkpoints of a run: everything needed to go on as if nothing had happened.
 
-A checkpoint is a folder `checkpoints/step-<n>` of safetensors and JSON: trainable weights, optimizer state, the state
-of every random number generator, the step (which is the sampler's position and the schedule's) and what was measured
-so far; manifest.json, written last, has the hashes of the files, of the spec and of the data. The newest two are kept;
-a damaged one is passed over for the older. On the same machine and thread count a resumed CPU run is bit-identical to
-an undisturbed one. Nothing of the frozen base is kept.
+A checkpoint is a folder `checkpoints/step-<n>` of safetensors and JSON: trainable weights, optimizer state, the step
+(data order, learning rate and random numbers are functions of it) and what was measured so far; manifest.json, written
+last, has the hashes of the files, of the spec and of the data. The newest two are kept; a damaged one is passed over
+for the older. On the same machine and thread count a resumed CPU run is bit-identical to an undisturbed one.
+Beside them `best/` holds the weights of the best look at the validation rows. Nothing of the frozen base is kept.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -40,6 +38,12 @@ class Progress:
     """The last step after which the validation rows were measured."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Every eval so far, without samples."""
+    micro_batch_size: int = 1
+    """Rows at once; less than the spec's after running out of memory."""
+    has_ended: bool = False
+    """Whether the run ended early."""
+    watch: dict[str, Any] = field(default_factory=dict)
+    """`ml.watch.Watch` as a dictionary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +72,48 @@ def save(
     for leftover in final.parent.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     with staged_folder(final) as staged:
-        weights = {name: p.detach().contiguous().cpu() for name, p in trainables(model).items()}
+        weights = _weights(model)
         save_file(weights, staged / "trainables.safetensors")
         save_file(_optimizer_tensors(optimizer, list(weights)), staged / "optimizer.safetensors")
-        save_file(_rng_tensors(), staged / "rng.safetensors")
         groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.state_dict()["param_groups"]]
-        write_json(staged / "state.json", {"progress": vars(progress), "groups": groups, "rng": _rng_values()})
+        write_json(staged / "state.json", {"progress": vars(progress), "groups": groups})
         write_json(staged / "manifest.json", {"schema": _SCHEMA, **vars(identity), "files": stamp(staged)})
         n_bytes = sum(path.stat().st_size for path in staged.iterdir())
     for old in _newest_first(workdir)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
+    _drop_other_bests(workdir, int(progress.watch.get("best_step", -1)))
     return final, n_bytes
+
+
+def _best_folder(workdir: Path, step: int) -> Path:
+    return workdir / "best" / f"step-{step:08d}"
+
+
+def save_best(workdir: Path, step: int, model: torch.nn.Module) -> None:
+    """Keeps the trainable weights as those of the best look so far; the one before goes with the next checkpoint."""
+    with staged_folder(_best_folder(workdir, step)) as staged:
+        save_file(_weights(model), staged / "trainables.safetensors")
+
+
+def load_best(workdir: Path, step: int, model: torch.nn.Module) -> None:
+    """Puts the weights that `save_best` kept for `step` into the model."""
+    _put(load_file(_best_folder(workdir, step) / "trainables.safetensors"), model)
+
+
+def _drop_other_bests(workdir: Path, best_step: int) -> None:
+    for folder in (workdir / "best").glob("*"):
+        if best_step >= 0 and folder != _best_folder(workdir, best_step):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().contiguous().cpu() for name, p in trainables(model).items()}
+
+
+def _put(saved: dict[str, Tensor], model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in trainables(model).items():
+            parameter.copy_(saved[name])
 
 
 def _newest_first(workdir: Path) -> list[Path]:
@@ -128,14 +163,10 @@ def _check_identity(folder: Path, identity: Identity) -> None:
 
 
 def _load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    saved = load_file(folder / "trainables.safetensors")
-    parameters = trainables(model)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+    _put(load_file(folder / "trainables.safetensors"), model)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     slots: dict[int, dict[str, Tensor]] = {}
-    names = list(parameters)
+    names = list(trainables(model))
     for key, tensor in load_file(folder / "optimizer.safetensors").items():
         name, _, slot = key.rpartition("/")
         slots.setdefault(names.index(name), {})[slot] = tensor
@@ -144,7 +175,6 @@ def _load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
         {**saved_group, "params": now["params"]} for saved_group, now in zip(state["groups"], places, strict=True)
     ]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    _set_rng(load_file(folder / "rng.safetensors"), state["rng"])
     return Progress(**state["progress"])
 
 
@@ -155,30 +185,3 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> di
         for index, slots in state.items()
         for slot, value in slots.items()
     }
-
-
-def _rng_tensors() -> dict[str, Tensor]:
-    tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return tensors
-
-
-def _rng_values() -> dict[str, Any]:
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": [kind, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
-    }
-
-
-def _set_rng(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["torch"])
-    cuda = [tensors[name] for name in sorted(tensors) if name.startswith("cuda")]
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda)
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, keys, position, has_gauss, cached = values["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))

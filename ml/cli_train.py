@@ -1,6 +1,8 @@
-"""`python -m ml train SPEC.json --models DIR --dataset DIR --workdir DIR`: one run, in a process of its own.
+"""`python -m ml train SPEC --models DIR --dataset DIR --workdir DIR`: one run, in a process of its own.
 
-Running the same command again goes on where the work folder left off. SIGTERM and SIGINT: checkpoint, then exit 75.
+SPEC is JSON or YAML. Running the same command again goes on where the work folder left off. SIGTERM and SIGINT:
+checkpoint, then exit 75. Several processes: `accelerate launch -m ml train …` or `torchrun -m ml train …`, each with
+the same arguments; a batch's rows are divided among them.
 """
 
 from __future__ import annotations
@@ -15,24 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ml.artifact import Manifest, verify
-from ml.backbone import Backbone, load_backbone, model_folder
+from ml.backbone import Backbone, family_of, load_backbone, model_folder
 from ml.checkpoint import trainables
-from ml.data.rows import Dataset, encode_rows, read_dataset
+from ml.data.rows import Dataset, read_dataset
 from ml.errors import ArtifactError, SpecError
 from ml.events import Emitter
+from ml.limits import memory_advice, peak_bytes, usable_length
 from ml.methods import build
+from ml.objectives import objective_for
 from ml.plan import plan
-from ml.specs import TrainSpec, train_spec
-from ml.train import Trainer, memory_advice, peak_bytes, usable_length
+from ml.processes import Processes
+from ml.specs import METHODS, TrainSpec, check_fits, train_spec
+from ml.train import Trainer
 
 STOPPED = 75
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", type=Path, help="the training spec, a JSON file")
-    parser.add_argument("--models", type=Path, required=True, help="the models folder")
+    parser.add_argument("spec", type=Path, help="the training spec, a JSON or YAML file")
+    parser.add_argument("--models", type=Path, default=Path("var/models"), help="the models folder (var/models)")
     parser.add_argument("--dataset", type=Path, required=True, help="the data set version's folder")
     parser.add_argument("--workdir", type=Path, required=True, help="checkpoints and the result (out/) go here")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -63,35 +69,50 @@ def _run(args: argparse.Namespace, asked_to_stop: list[int]) -> int:
     spec = read_spec(args.spec)
     folder = model_folder(args.models, spec.base)
     dataset = read_dataset(args.dataset, expected_sha256=spec.dataset_sha256)
+    check_fits(METHODS[spec.method], family=family_of(folder), task=dataset.task)
     args.workdir.mkdir(parents=True, exist_ok=True)
-    manifest = finished_artifact(args.workdir / "out", spec)
     device = device_named(args.device)
-    if manifest is None:
-        args.emit("phase", text=f"loading {spec.base}")
-        backbone = load_backbone(folder, dtype=torch.bfloat16 if device == "cuda" else torch.float32, device=device)
-        trainer = prepare(spec, backbone, dataset, args.workdir, args.emit)
-        trainer.should_stop = lambda: bool(asked_to_stop)
-        with memory_advice(spec, trainer.needed, device):
-            manifest = trainer.run()
-        if manifest is None:
-            args.emit("stopped", step=trainer.progress.step)
-            return STOPPED
-    args.emit(
-        "finished",
-        out=str(args.workdir / "out"),
-        metrics=manifest.metrics,
-        peak_bytes=peak_bytes(device),
-        seconds=time.monotonic() - start,
-    )
+    processes = Processes(device=device)
+    emit: Any = args.emit if processes.is_main else _silent
+    found = finished_artifact(args.workdir / "out", spec)
+    manifest, kept_step = found, spec.steps
+    try:
+        if found is None:
+            emit("phase", text=f"loading {spec.base}")
+            backbone = load_backbone_for(spec, folder, dataset, device=processes.device)
+            trainer = prepare(spec, backbone, dataset, args.workdir, emit, processes=processes)
+            trainer.should_stop = lambda: bool(asked_to_stop)
+            with memory_advice(spec, trainer.needed, device):
+                manifest = trainer.run()
+            kept_step = trainer.kept_step
+            if manifest is None and not (trainer.is_done and not processes.is_main):
+                emit("stopped", step=trainer.progress.step)
+                return STOPPED
+    finally:
+        processes.close()
+    if manifest is not None:
+        emit(
+            "finished",
+            out=str(args.workdir / "out"),
+            metrics=manifest.metrics,
+            kept_step=kept_step,
+            peak_bytes=peak_bytes(device),
+            seconds=time.monotonic() - start,
+        )
     return 0
 
 
+def _silent(event: str, **values: Any) -> None:
+    """Only the main process speaks."""
+
+
 def read_spec(path: Path) -> TrainSpec:
-    """The checked spec in a JSON file. Raises SpecError."""
+    """The checked spec in a JSON or YAML file. Raises SpecError."""
     try:
-        given: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"The spec {path} cannot be read: {error}.", hint="Give a JSON file.") from error
+        text = path.read_text(encoding="utf-8")
+        given: Any = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SpecError(f"The spec {path} cannot be read: {error}.", hint="Give a JSON or YAML file.") from error
     return train_spec(given)
 
 
@@ -99,6 +120,28 @@ def device_named(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise SpecError("There is no CUDA device here.", hint="Use --device cpu or auto.", field="device")
     return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def dtype_for(spec: TrainSpec, device: str) -> torch.dtype:
+    """What the frozen model computes in: bfloat16 when asked for, or by itself on a GPU that has it."""
+    if spec.precision == "auto":
+        short = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if short else torch.float32
+    return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
+
+
+def load_backbone_for(spec: TrainSpec, folder: Path, dataset: Dataset, *, device: str) -> Backbone:
+    """The base model as the technique wants it: quantized, with a classifier for the labels, in its precision."""
+    is_labelled = dataset.task == "classification" and METHODS[spec.method].storage != "head"
+    return load_backbone(
+        folder,
+        dtype=dtype_for(spec, device),
+        device=device,
+        labels=dataset.labels if is_labelled and family_of(folder) == "encoder" else None,
+        quantization="nf4" if "double_quantization" in spec.options else "",
+        double_quantization=bool(spec.options.get("double_quantization", True)),
+        seed=spec.seed,
+    )
 
 
 def finished_artifact(out: Path, spec: TrainSpec) -> Manifest | None:
@@ -112,18 +155,39 @@ def finished_artifact(out: Path, spec: TrainSpec) -> Manifest | None:
     return manifest if manifest.spec == spec.as_dict() else None
 
 
-def prepare(spec: TrainSpec, backbone: Backbone, dataset: Dataset, workdir: Path, emit: Emitter) -> Trainer:
+def prepare(
+    spec: TrainSpec, backbone: Backbone, dataset: Dataset, workdir: Path, emit: Emitter, *,
+    processes: Processes | None = None,
+) -> Trainer:  # fmt: skip
     """Everything that is checked and made before the first step."""
+    processes = processes or Processes(device=str(backbone.model.device))
+    if spec.batch_size < processes.n:
+        raise SpecError(
+            f"{processes.n} processes cannot divide {spec.batch_size} rows a step among them.",
+            hint="Raise the rows per step, or start fewer processes.",
+            field="batch_size",
+        )
     max_length = usable_length(spec, backbone.model.config)
-    examples = encode_rows(dataset.splits["train"], backbone.tokenizer, max_length)
-    n_cut = sum(example.n_cut > 0 for example in examples)
+    objective = objective_for(spec, backbone, dataset, max_length)
+    items = objective.encode(dataset.splits["train"])
+    n_cut = sum(item.n_cut > 0 for item in items)
     if n_cut:
-        emit("phase", text=f"{n_cut} of {len(examples)} training rows are longer than {max_length} tokens and cut")
-    device, longest = str(backbone.model.device.type), max(len(example.ids) for example in examples)
-    needed = plan(spec, backbone.model.config, device=device, dtype=backbone.model.dtype, longest=longest)
+        emit("phase", text=f"{n_cut} of {len(items)} training rows are longer than {max_length} tokens and cut")
+    device = str(backbone.model.device.type)
+    needed = plan(
+        spec,
+        backbone.model.config,
+        device=device,
+        dtype=backbone.model.dtype,
+        longest=max(item.n_tokens for item in items),
+        family=backbone.family,
+        labels=len(dataset.labels),
+    )
     emit("plan", **needed.as_dict())
     with memory_advice(spec, needed, device):
         model = build(backbone, spec.method, spec.options, spec.seed)
+    if spec.gradient_checkpointing:
+        enable_checkpointing(backbone)
     n_trainable = sum(p.numel() for p in trainables(model).values())
     emit("started", n_steps=spec.steps, base=spec.base, method=spec.method, n_trainable=n_trainable, device=device)
     return Trainer(
@@ -131,8 +195,21 @@ def prepare(spec: TrainSpec, backbone: Backbone, dataset: Dataset, workdir: Path
         backbone=backbone,
         model=model,
         dataset=dataset,
-        examples=examples,
+        objective=objective,
+        items=items,
         needed=needed,
         workdir=workdir,
         emit=emit,
+        processes=processes,
     )
+
+
+def enable_checkpointing(backbone: Backbone) -> None:
+    """Each layer keeps its input only. Raises SpecError for a model that cannot."""
+    if not getattr(backbone.model, "supports_gradient_checkpointing", False):
+        raise SpecError(
+            f"{backbone.name} cannot train with gradient checkpointing.",
+            hint="Switch it off, or use fewer rows at once.",
+            field="gradient_checkpointing",
+        )
+    backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,18 +1,18 @@
-"""The training loop. There is one: methods differ in what they put on the model, not in how it is trained.
+"""The training loop. There is one: techniques differ in what they put on the model, not in how it is trained.
 
-Guarantees: the loss is the mean over the answers' tokens of a batch, so splitting a batch into micro-batches gives the
-same gradient; the data order is a function of (seed, epoch, position); between any two steps the run can be stopped
-and resumed, on the same CPU bit-identically; the base model's weights are not changed. The untouched model is measured
-on the same rows as the adapter. AdamW (arXiv 1711.05101); warm-up and schedule are functions of the step.
+Guarantees: the loss is the mean over the targets of a batch (the answers' tokens, or the labels), so splitting a batch
+into micro-batches or among processes gives the same gradient; the data order is a function of (seed, step) and random
+numbers are one of (seed, step, process), so between any two steps the run can be stopped and resumed, on the same CPU
+bit-identically; the untouched model is measured on the same rows before the first step; the best look at the
+validation rows decides which weights are kept. Several processes: `ml.processes`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,90 +22,48 @@ from ml import checkpoint
 from ml.artifact import Manifest, spec_sha256, write_artifact
 from ml.backbone import Backbone, is_out_of_memory
 from ml.checkpoint import Identity, Progress, trainables
-from ml.data.chat import Example
 from ml.data.rows import Dataset, batch_rows
-from ml.errors import DivergedError, OutOfMemoryError, SpecError
-from ml.evaluate.report import measure
+from ml.errors import DivergedError
 from ml.events import Emitter
-from ml.forward import completion_nll, plain
-from ml.plan import Plan, advice, free_bytes
+from ml.limits import peak_bytes
+from ml.looks import Looks, Stopped, short_numbers
+from ml.objectives import Objective
+from ml.optimization import learning_rate_at, optimizer_for
+from ml.plan import Plan
+from ml.processes import Processes
 from ml.specs import TrainSpec
-
-_EVAL_ROWS_AT_ONCE = 16
-_SHORTEST = 8
-
-
-class Stopped(Exception):
-    """The run was asked to stop; its state is worth a checkpoint."""
-
-
-def learning_rate_at(spec: TrainSpec, step: int) -> float:
-    """The learning rate of optimizer step `step` (from 0)."""
-    warm = round(spec.warmup_ratio * spec.steps)
-    if step < warm:
-        return spec.learning_rate * (step + 1) / warm
-    share = (step - warm) / max(1, spec.steps - warm)
-    factor = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
-    return spec.learning_rate * factor[spec.schedule]
-
-
-def usable_length(spec: TrainSpec, config: Any) -> int:
-    """Tokens a row may have: the spec's limit, or less when the model has fewer positions beside the virtual tokens."""
-    positions = getattr(config, "max_position_embeddings", None) or spec.max_length
-    n_virtual = int(spec.options.get("n_virtual_tokens", 0))
-    if positions - n_virtual < _SHORTEST:
-        raise SpecError(
-            f"{n_virtual} virtual tokens leave no room in the model's {positions} positions.",
-            hint="Use fewer virtual tokens.",
-            field="n_virtual_tokens",
-        )
-    return min(spec.max_length, positions - n_virtual)
-
-
-def peak_bytes(device: str) -> int:
-    """The most memory this process ever held on `device`."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-@contextmanager
-def memory_advice(spec: TrainSpec, needed: Plan, device: str) -> Iterator[None]:
-    """Turns running out of memory into OutOfMemoryError with what would make the run fit."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"There is not enough memory for {spec.micro_batch_size} rows at once of up to {spec.max_length} tokens.",
-            hint=advice(spec, needed, free_bytes(device)),
-            field="micro_batch_size",
-        ) from error
+from ml.watch import Watch
 
 
 class Trainer:
     """One run, from where its work folder left off to the artifact."""
 
     def __init__(
-        self, *, spec: TrainSpec, backbone: Backbone, model: Any, dataset: Dataset, examples: list[Example],
-        needed: Plan, workdir: Path, emit: Emitter, should_stop: Callable[[], bool] = lambda: False,
+        self, *, spec: TrainSpec, backbone: Backbone, model: Any, dataset: Dataset, objective: Objective,
+        items: list[Any], needed: Plan, workdir: Path, emit: Emitter, processes: Processes,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self.spec, self.backbone, self.model, self.dataset = spec, backbone, model, dataset
-        self.examples, self.workdir, self.emit, self.should_stop = examples, workdir, emit, should_stop
-        self.needed = needed
+        self.objective, self.items, self.workdir, self.emit = objective, items, workdir, emit
+        self.needed, self.processes, self.should_stop = needed, processes, should_stop
+        self.looks = Looks(
+            spec=spec, model=model, dataset=dataset, objective=objective, emit=emit, processes=processes,
+            should_stop=lambda: self.should_stop(),
+        )  # fmt: skip
         self.device = str(backbone.model.device)
         self.parameters = list(trainables(model).values())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-        self.sharing = not _has_dropout(model)
+        self.optimizer = optimizer_for(spec, self.parameters, self.device)
+        self.lengths = [item.n_tokens for item in items] if spec.group_by_length else None
         self.identity = Identity(
             spec_sha256=spec_sha256(spec),
             data_sha256=dataset.content_sha256,
             base_fingerprint=backbone.fingerprint,
         )
-        self.progress = Progress()
+        self.progress = Progress(micro_batch_size=spec.micro_batch_size)
+        self.watch = Watch()
         self.saved_step = -1
         self.seconds_a_step = 0.0
+        self.is_done = False
 
     def run(self) -> Manifest | None:
         """The manifest of the finished artifact in `workdir/out`; None when stopped, after writing a checkpoint."""
@@ -113,6 +71,7 @@ class Trainer:
         self._resume()
         self.started_at -= self.progress.elapsed_s
         try:
+            self._prepare()
             self._train()
             return self._finish()
         except Stopped:
@@ -128,40 +87,56 @@ class Trainer:
             on_damage=lambda text: self.emit("phase", text=text),
         )
         if found is not None:
-            self.progress, self.saved_step = found, found.step
+            self.progress, self.saved_step, self.watch = found, found.step, Watch(**found.watch)
+            self.looks.taken = found.evaluations
             self.emit("phase", text=f"resumed after step {found.step}")
+
+    def _prepare(self) -> None:
+        """What is computed once before the first step, such as the frozen layers' activations."""
+        prepare = getattr(self.objective, "prepare", None)
+        if prepare is not None:
+            with self.processes.main_first():
+                prepare(self.model, self.items, self.workdir, self.emit, self._check)
 
     def _train(self) -> None:
         while True:
-            self._check()
-            step, last = self.progress.step, self.progress.step == self.spec.steps
+            self._check_all()
+            step = self.progress.step
+            last = self.progress.has_ended or step == self.spec.steps
             if step and (step % self.spec.checkpoint_every == 0 or last):
                 self._save()
             if (step % self.spec.eval_every == 0 or last) and self.progress.evaluated_step != step:
-                self._evaluate("validation", "adapter" if step else "plain")
-                self.progress.evaluated_step = step
-            if last:
+                self._look()
+            if last or self.progress.has_ended:
                 return
             self._step()
 
     def _check(self) -> None:
-        if self.should_stop():
+        """Between parts of a step: only a process alone may leave there."""
+        if self.processes.n == 1 and self.should_stop():
+            raise Stopped
+
+    def _check_all(self) -> None:
+        if self.processes.any_says(self.should_stop()):
             raise Stopped
 
     def _step(self) -> None:
         start, step = time.monotonic(), self.progress.step
-        chosen = batch_rows(self.spec.seed, step, self.spec.batch_size, len(self.examples))
-        batch = sorted((self.examples[i] for i in chosen), key=lambda example: len(example.ids))
+        chosen = batch_rows(self.spec.seed, step, self.spec.batch_size, len(self.items), self.lengths)
+        batch = sorted((self.items[i] for i in chosen), key=lambda item: int(item.n_tokens))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.spec, step)
         self.model.train()
-        loss = self._accumulate(batch)
+        loss = self._accumulate_within_memory(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(loss, norm)
         self.optimizer.step()
         self.progress.step += 1
-        seconds = time.monotonic() - start
+        self.watch.see_loss(self.spec, loss)
+        self._tell_step(loss, norm, seconds=time.monotonic() - start, n_tokens=sum(item.n_tokens for item in batch))
+
+    def _tell_step(self, loss: float, norm: float, *, seconds: float, n_tokens: int) -> None:
         self.seconds_a_step = 0.9 * self.seconds_a_step + 0.1 * seconds if self.seconds_a_step else seconds
         self.progress.elapsed_s = time.monotonic() - self.started_at
         self.emit(
@@ -169,26 +144,43 @@ class Trainer:
             step=self.progress.step,
             n_steps=self.spec.steps,
             loss=loss,
-            learning_rate=learning_rate_at(self.spec, step),
+            learning_rate=learning_rate_at(self.spec, self.progress.step - 1),
             grad_norm=norm,
-            tokens_per_s=sum(len(example.ids) for example in batch) / max(seconds, 1e-9),
+            tokens_per_s=n_tokens / max(seconds, 1e-9),
             elapsed_s=self.progress.elapsed_s,
             eta_s=self.seconds_a_step * (self.spec.steps - self.progress.step),
             peak_bytes=peak_bytes(self.device),
         )
 
-    def _accumulate(self, batch: list[Example]) -> float:
-        """Gradients of the batch's mean loss, micro-batch by micro-batch; returns that loss in nats a token."""
+    def _accumulate_within_memory(self, batch: list[Any]) -> float:
+        """`_accumulate`, with half the rows at once after running out of memory when the spec asks for it."""
+        while True:
+            try:
+                return self._accumulate(batch)
+            except (MemoryError, RuntimeError) as error:
+                rows = self.progress.micro_batch_size
+                may_halve = self.spec.on_out_of_memory == "halve" and rows > 1 and self.processes.n == 1
+                if not (may_halve and is_out_of_memory(error)):
+                    raise
+            self.progress.micro_batch_size = rows // 2
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            self.emit("warning", text=f"Out of memory with {rows} rows at once; going on with {rows // 2}.")
+
+    def _accumulate(self, batch: list[Any]) -> float:
+        """Gradients of the batch's mean loss, micro-batch by micro-batch; returns that loss in nats a target."""
         self.optimizer.zero_grad(set_to_none=True)
-        n_targets = sum(len(example.ids) - example.n_prompt for example in batch)
-        total = 0.0
-        for first in range(0, len(batch), self.spec.micro_batch_size):
+        torch.manual_seed(_draw(self.spec.seed, self.progress.step, self.processes.index))
+        n_targets, total = sum(item.n_targets for item in batch), 0.0
+        ours, size = self.processes.share_of(batch), self.progress.micro_batch_size
+        for first in range(0, len(ours), size):
             self._check()
-            micro = batch[first : first + self.spec.micro_batch_size]
-            loss = completion_nll(self.model, micro, sharing=self.sharing)[0].sum() / n_targets
+            with short_numbers(self.backbone.model):
+                loss = self.objective.nll(self.model, ours[first : first + size]).sum() / n_targets
             loss.backward()
             total += loss.item()
-        return total
+        return self.processes.sum_gradients(self.parameters, total)
 
     def _diverged(self, loss: float, norm: float) -> DivergedError:
         return DivergedError(
@@ -198,30 +190,31 @@ class Trainer:
             field="learning_rate",
         )
 
-    def _evaluate(self, split: str, subject: str) -> None:
-        n_rows = min(self.spec.eval_rows, len(self.dataset.splits[split]))
-        if not n_rows:
-            return
-        self.emit("phase", text=f"measuring the {'plain model' if subject == 'plain' else 'adapter'} on {split} rows")
-        with plain(self.model) if subject == "plain" else _as_is(self.model) as model:
-            report = measure(
-                model,
-                self.backbone.tokenizer,
-                self.dataset,
-                split,
-                n_rows=n_rows,
-                max_length=usable_length(self.spec, self.backbone.model.config),
-                at_once=_EVAL_ROWS_AT_ONCE,
-                check=self._check,
-            ).as_dict()
-        where = {"step": self.progress.step, "split": split, "subject": subject}
-        self.emit("eval", **where, **report)
-        self.progress.evaluations.append({**where, **{k: v for k, v in report.items() if k != "samples"}})
+    def _look(self) -> None:
+        """Measures the validation rows; keeps the best weights; decides whether to go on."""
+        step = self.progress.step
+        if step == 0:
+            if self.objective.measures_plain:
+                for split in ("validation", "test"):
+                    self.looks.take(step, split, "plain")
+        else:
+            found = self.looks.take(step, "validation", "adapter")
+            if found is not None and self.watch.see_metrics(step, found) and self.spec.keep_best:
+                if self.processes.is_main:
+                    checkpoint.save_best(self.workdir, step, self.model)
+                self.emit("best", **self.watch.best)
+            self.watch.check_flat(self.spec, self.looks.plain_loss)
+            if self.watch.has_lost_patience(self.spec) and step < self.spec.steps:
+                self.progress.has_ended = True
+                self.emit("phase", text=f"stopped early after {step} steps: {self.watch.n_worse} looks in a row were "
+                          f"no better than step {self.watch.best_step}")  # fmt: skip
+        self.progress.evaluated_step = step
 
     def _save(self) -> None:
-        if self.saved_step == self.progress.step:
+        if self.saved_step == self.progress.step or not self.processes.is_main:
             return
         self.progress.elapsed_s = time.monotonic() - self.started_at
+        self.progress.watch, self.progress.evaluations = self.watch.as_dict(), self.looks.taken
         path, n_bytes = checkpoint.save(
             self.workdir,
             model=self.model,
@@ -232,32 +225,31 @@ class Trainer:
         self.saved_step = self.progress.step
         self.emit("checkpoint", step=self.progress.step, path=str(path), bytes=n_bytes)
 
-    def _finish(self) -> Manifest:
-        for subject in ("plain", "adapter"):
-            self._evaluate("test", subject)
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights are the result."""
+        best = self.watch.best_step
+        return best if self.spec.keep_best and best > 0 else self.progress.step
+
+    def _finish(self) -> Manifest | None:
+        if self.kept_step != self.progress.step:
+            checkpoint.load_best(self.workdir, self.kept_step, self.model)
+            self.emit("phase", text=f"keeping the weights of step {self.kept_step}, the best look")
+        self.looks.take(self.progress.step, "test", "adapter")
+        self.is_done = True
+        if not self.processes.is_main:
+            return None
         self.emit("phase", text="saving the adapter")
         return write_artifact(
             self.workdir / "out",
             model=self.model,
             backbone=self.backbone,
             spec=self.spec,
-            metrics=_final_metrics(self.progress.evaluations),
-            evaluations=self.progress.evaluations,
+            metrics=self.looks.final(self.kept_step),
+            evaluations=self.looks.taken,
         )
 
 
-def _final_metrics(evaluations: list[dict[str, Any]]) -> dict[str, float]:
-    ours = [e for e in evaluations if e["subject"] == "adapter"]
-    best = [e for e in ours if e["split"] == "test"] or ours
-    return dict(best[-1]["metrics"]) if best else {}
-
-
-@contextmanager
-def _as_is(model: Any) -> Iterator[Any]:
-    yield model
-
-
-def _has_dropout(model: torch.nn.Module) -> bool:
-    config = getattr(model, "config", None)
-    inside = float(getattr(config, "attention_dropout", 0) or 0)
-    return inside > 0 or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
+def _draw(seed: int, step: int, process: int) -> int:
+    """A seed for one step of one process."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{process}".encode()).digest()[:7], "big")

@@ -19,6 +19,7 @@ from ml.data.chat import Example, check_messages, example_ids
 from ml.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+_GROUPED_STEPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_length: int) -> list[Ex
     return examples
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def epoch_order(seed: int, epoch: int, n_rows: int) -> tuple[int, ...]:
     """The order in which an epoch visits the rows: by sha256 of (seed, epoch, row), so no library can change it."""
 
@@ -156,7 +157,21 @@ def epoch_order(seed: int, epoch: int, n_rows: int) -> tuple[int, ...]:
     return tuple(sorted(range(n_rows), key=key))
 
 
-def batch_rows(seed: int, step: int, batch_size: int, n_rows: int) -> list[int]:
-    """Indices of the rows that optimizer step `step` (from 0) sees: the next `batch_size` of the endless order."""
-    places = (divmod(step * batch_size + i, n_rows) for i in range(batch_size))
+def batch_rows(seed: int, step: int, batch_size: int, n_rows: int, lengths: Sequence[int] | None = None) -> list[int]:
+    """Indices of the rows that optimizer step `step` (from 0) sees: the next `batch_size` of the endless order.
+
+    With `lengths` (of all rows) the batches of `_GROUPED_STEPS` steps are made of rows of like length and come in an
+    order drawn from the seed; over those steps the same rows are seen.
+    """
+    if lengths is None:
+        return _endless(seed, step * batch_size, batch_size, n_rows)
+    window, place = divmod(step, _GROUPED_STEPS)
+    rows = _endless(seed, window * _GROUPED_STEPS * batch_size, _GROUPED_STEPS * batch_size, n_rows)
+    rows.sort(key=lengths.__getitem__)
+    chosen = epoch_order(seed, -1 - window, _GROUPED_STEPS)[place]
+    return rows[chosen * batch_size : (chosen + 1) * batch_size]
+
+
+def _endless(seed: int, first: int, n: int, n_rows: int) -> list[int]:
+    places = (divmod(first + i, n_rows) for i in range(n))
     return [epoch_order(seed, epoch, n_rows)[position] for epoch, position in places]

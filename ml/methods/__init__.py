@@ -1,7 +1,9 @@
 """The training methods: one module each, found by its name in `ml.specs.METHODS`, imported only when used.
 
-A method module has one function, `build(backbone, options, seed) -> PeftModel`: the frozen model with trainable
-parameters put on or in front of it. Everything else (loop, loss, checkpoints, saving) is the same for all methods.
+A method module has one function, `build(backbone, options, seed) -> model`: the frozen model with trainable parameters
+put on or in front of it (a PEFT model), some of its own unfrozen, or a head beside it. Everything else (loop, loss,
+checkpoints, saving) is the same for all methods. `build` also works on a model without storage (the meta device), which
+is how memory is planned.
 """
 
 from __future__ import annotations
@@ -11,18 +13,34 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from peft import PeftModel, TaskType
 
 from ml.backbone import Backbone
 from ml.specs import method_named
 
+_TASKS = {"decoder": TaskType.CAUSAL_LM, "encoder": TaskType.SEQ_CLS, "encoder_decoder": TaskType.SEQ_2_SEQ_LM}
+
+
+def task_type(backbone: Backbone) -> TaskType:
+    """What PEFT calls the task of the backbone's family."""
+    return _TASKS[backbone.family]
+
 
 def build(backbone: Backbone, method: str, options: Mapping[str, Any], seed: int) -> Any:
-    """`backbone.model` as a PEFT model of `method`, its trainable part drawn from `seed`.
+    """The model that `method` trains, its new parameters drawn from `seed`; all others are frozen.
 
-    Raises SpecError for an unknown method. The adapter's base is recorded by name, never by path.
+    Raises SpecError for an unknown method or options that the model cannot have. A PEFT adapter records its base by
+    name, never by path. Trained parameters are float32, except those of a whole 16-bit model on a GPU, whose optimizer
+    keeps 32-bit states.
     """
-    module = importlib.import_module(f"ml.methods.{method_named(method).name}")
+    row = method_named(method)
+    module = importlib.import_module(f"ml.methods.{row.name}")
     torch.manual_seed(seed)
     model = module.build(backbone, options, seed)
-    model.active_peft_config.base_model_name_or_path = backbone.name
+    if isinstance(model, PeftModel):
+        model.active_peft_config.base_model_name_or_path = backbone.name
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if len(trained) < len(list(model.parameters())) or backbone.model.device.type == "cpu":
+        for parameter in trained:
+            parameter.data = parameter.data.float()
     return model

@@ -12,6 +12,7 @@ from ml.errors import SpecError
 Kind = Literal["int", "float", "choice", "bool", "text"]
 Form = Literal["plain", "prefix_kv", "lora_delta", "scale", "head", "own_backbone"]
 Family = Literal["decoder", "encoder", "encoder_decoder"]
+EVERY_FAMILY: tuple[Family, ...] = ("decoder", "encoder", "encoder_decoder")
 Storage = Literal["peft", "weights", "head"]
 Task = Literal["classification", "generation"]
 

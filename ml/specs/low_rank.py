@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ml.specs.fields import Field, Method
+from ml.specs.fields import EVERY_FAMILY, Field, Method
 
-_EVERY_FAMILY = ("decoder", "encoder", "encoder_decoder")
 _LORA_FIELDS = (
     Field(name="rank", label="LoRA rank", kind="int", default=8, low=1, high=256,
           help="Width of the low-rank change. 8 is plenty for most tasks."),
@@ -31,7 +30,7 @@ LORA = Method(
     paper="Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models",
     arxiv="2106.09685",
     form="lora_delta",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     merges=True,
     defaults={"learning_rate": 1e-3, "weight_decay": 0.0},
     fields=_LORA_FIELDS,
@@ -47,7 +46,7 @@ QLORA = Method(
     paper="Dettmers et al. 2023, QLoRA: Efficient Finetuning of Quantized LLMs",
     arxiv="2305.14314",
     form="lora_delta",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     merges=True,
     defaults={"learning_rate": 1e-3, "weight_decay": 0.0, "optimizer": "paged_adamw"},
     fields=(
@@ -67,7 +66,7 @@ IA3 = Method(
     paper="Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
     arxiv="2205.05638",
     form="scale",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     merges=True,
     defaults={"learning_rate": 1e-2, "weight_decay": 0.0},
     fields=(),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ml.specs.fields import Field, Method
+from ml.specs.fields import EVERY_FAMILY, Field, Method
 
-_EVERY_FAMILY = ("decoder", "encoder", "encoder_decoder")
 _CACHE = Field(
     name="cache_activations", label="Keep activations below", kind="bool", default=True, advanced=True,
     help="Compute what the frozen layers say about each row once and keep it on disk: every later visit costs only "
@@ -47,7 +46,7 @@ OUTPUT_LAYERS = Method(
     arxiv="1801.06146",
     form="own_backbone",
     storage="weights",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     merges=True,
     defaults={"learning_rate": 1e-3, "weight_decay": 0.0},
     fields=(_CACHE,),
@@ -64,7 +63,7 @@ LAST_K = Method(
     arxiv="1911.03090",
     form="own_backbone",
     storage="weights",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     merges=True,
     defaults={"learning_rate": 3e-4, "weight_decay": 0.0},
     fields=(
@@ -86,7 +85,7 @@ FULL = Method(
     arxiv="1801.06146",
     form="own_backbone",
     storage="weights",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     merges=True,
     defaults={"learning_rate": 5e-5, "weight_decay": 0.0},
     fields=(),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from ml.specs.fields import Field, Method
-
-_EVERY_FAMILY = ("decoder", "encoder", "encoder_decoder")
+from ml.specs.fields import EVERY_FAMILY, Field, Method
 
 
 def _n_virtual_tokens(default: int, help_text: str) -> Field:
@@ -22,7 +20,7 @@ PROMPT_TUNING = Method(
     paper="Lester, Al-Rfou and Constant 2021, The Power of Scale for Parameter-Efficient Prompt Tuning",
     arxiv="2104.08691",
     form="prefix_kv",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     defaults={"learning_rate": 3e-2, "weight_decay": 0.0},
     fields=(
         _n_virtual_tokens(20, "How many trained vectors stand in front of the input. 20 is the paper's robust choice."),
@@ -45,7 +43,7 @@ P_TUNING = Method(
     paper="Liu et al. 2021, GPT Understands, Too",
     arxiv="2103.10385",
     form="prefix_kv",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     defaults={"learning_rate": 1e-2, "weight_decay": 0.0},
     fields=(
         _n_virtual_tokens(20, "How many vectors the network makes."),
@@ -70,7 +68,7 @@ PREFIX_TUNING = Method(
     paper="Li and Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation",
     arxiv="2101.00190",
     form="prefix_kv",
-    families=_EVERY_FAMILY,
+    families=EVERY_FAMILY,
     defaults={"learning_rate": 3e-2, "weight_decay": 0.0},
     fields=(
         _n_virtual_tokens(20, "How many positions of trained keys and values every layer gets."),

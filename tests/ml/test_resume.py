@@ -43,7 +43,7 @@ def test_killed_at_random_steps_it_ends_in_the_undisturbed_runs_bytes(
     assert artifact_id(tmp_path / "killed" / "out") == artifact_id(tmp_path / "calm" / "out")
 
 
-@pytest.mark.parametrize("nth_write", [1, 3, 5])
+@pytest.mark.parametrize("nth_write", [1, 2, 4])
 def test_killed_inside_a_checkpoint_write_it_goes_on_from_the_one_before(
     nth_write: int, tiny_llama_dir: Path, tiny_dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

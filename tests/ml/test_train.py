@@ -19,7 +19,8 @@ from ml.data.rows import encode_rows, read_dataset
 from ml.errors import DivergedError, OutOfMemoryError, SpecError
 from ml.forward import completion_nll
 from ml.specs import METHODS
-from ml.train import learning_rate_at, usable_length
+from ml.limits import usable_length
+from ml.optimization import learning_rate_at
 from tests.ml.running import Recorder, tiny_spec, tiny_trainer, train_whole
 
 QUESTION = [{"role": "user", "content": "What colour is the frog?"}]
@@ -67,7 +68,7 @@ def test_micro_batches_of_any_size_give_the_same_gradient(
     for size in (1, 4, 6):
         spec = tiny_spec(method, micro_batch_size=size)
         trainer = tiny_trainer(spec, model=tiny_llama_dir, dataset=tiny_dataset_dir, workdir=tmp_path)
-        trainer._accumulate(trainer.examples[:6])
+        trainer._accumulate(trainer.items[:6])
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None]))
     assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
     assert torch.allclose(gradients[0], gradients[2], atol=1e-6)
@@ -82,7 +83,7 @@ def test_the_loss_is_that_of_peft_on_each_row_alone(
     trainer = tiny_trainer(spec, model=tiny_llama_dir, dataset=tiny_dataset_dir, workdir=tmp_path)
     for parameter in trainer.parameters:
         torch.nn.init.normal_(parameter, std=0.2)
-    model, examples = trainer.model.eval(), trainer.examples[:5]
+    model, examples = trainer.model.eval(), trainer.items[:5]
     with torch.no_grad():
         nll, owner = completion_nll(model, examples)
         for row, example in enumerate(examples):
@@ -104,9 +105,9 @@ def test_events_tell_the_whole_run(tiny_llama_dir: Path, tiny_dataset_dir: Path,
     looks = [(e["step"], e["split"], e["subject"]) for e in emit.named("eval")]
     assert looks == [
         (0, "validation", "plain"),
+        (0, "test", "plain"),
         (4, "validation", "adapter"),
         (8, "validation", "adapter"),
-        (8, "test", "plain"),
         (8, "test", "adapter"),
     ]
     assert [e["step"] for e in emit.named("checkpoint")] == [2, 4, 6, 8]
@@ -119,7 +120,7 @@ def test_generation_is_measured_by_match_overlap_and_loss(
     spec = tiny_spec(dataset_sha256="b" * 64, steps=2)
     paths = {"model": tiny_llama_dir, "dataset": tiny_generation_dataset_dir, "workdir": tmp_path}
     manifest = train_whole(spec, emit=emit, **paths)
-    assert manifest.metrics.keys() == {"exact_match", "token_f1", "loss", "perplexity"}
+    assert manifest.metrics.keys() >= {"exact_match", "token_f1", "loss", "perplexity"}
     sample = emit.named("eval")[-1]["samples"][0]
     assert sample.keys() == {"row", "prompt", "expected", "got", "correct", "loss"}
 
@@ -166,7 +167,7 @@ def test_a_learning_rate_that_is_far_too_high_fails_with_advice(
 def test_running_out_of_memory_says_what_would_fit(
     error: Exception, tiny_llama_dir: Path, tiny_dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ml.train import memory_advice
+    from ml.limits import memory_advice
 
     trainer = tiny_trainer(tiny_spec(), model=tiny_llama_dir, dataset=tiny_dataset_dir, workdir=tmp_path)
 
@@ -197,11 +198,11 @@ def test_rows_that_are_too_long_are_cut_and_reported(
     emit = Recorder()
     spec = tiny_spec(max_length=24)
     trainer = tiny_trainer(spec, model=tiny_llama_dir, dataset=tiny_dataset_dir, workdir=tmp_path, emit=emit)
-    assert max(len(example.ids) for example in trainer.examples) == 24
+    assert max(len(example.ids) for example in trainer.items) == 24
     assert "21 of 30 training rows" in emit.named("phase")[0]["text"]
     tokenizer = trainer.backbone.tokenizer
     whole = encode_rows(read_dataset(tiny_dataset_dir).splits["train"], tokenizer, 96)
-    assert trainer.examples[3].ids == whole[3].ids[-24:]
+    assert trainer.items[3].ids == whole[3].ids[-24:]
 
 
 def test_virtual_tokens_take_positions_from_the_row(tiny_llama_dir: Path) -> None:
