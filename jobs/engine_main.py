@@ -115,7 +115,8 @@ class EngineProcess:
         from ml.engine.engine import Engine
 
         torch.set_num_threads(self._config.threads or os.cpu_count() or 1)
-        backbone = load_backbone(model_folder(self._config.models_dir, self._config.base), device=self._config.device)
+        folder = model_folder(self._config.models_dir, self._config.base)
+        backbone = load_backbone(folder, device=self._config.device, families=("decoder",))
         return Engine(
             backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
             length=self._config.length,

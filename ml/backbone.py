@@ -3,7 +3,7 @@
 Guarantees: nothing outside the models folder is opened; no code from a model folder is ever run
 (`trust_remote_code` is never true); only safetensors weights are read, no pickle; no network is used; the loaded model
 is in evaluation mode and no parameter asks for a gradient. `fingerprint` identifies weights and architecture, so that
-an adapter is never put on another model. Only decoder language models are loaded here.
+an adapter is never put on another model. What is loaded how is in `ml.loading`, what is refused in `ml.families`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
-from ml.errors import ModelError, OutOfMemoryError
+from ml.errors import ModelError
+from ml.families import FAMILIES, check_family, family_of, read_config
+from ml.loading import is_out_of_memory, load_model, weights_of
+
+__all__ = [
+    "ABOUT",
+    "Backbone",
+    "family_of",
+    "fingerprint_of",
+    "is_out_of_memory",
+    "load_backbone",
+    "model_folder",
+    "read_about",
+    "sha256_of",
+    "write_about",
+]
 
 ABOUT = "coldframe.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_ENCODERS = ("bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2", "mpnet", "albert", "xlm-roberta")
 _NOT_IDENTITY = ("transformers_version", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype")
 _CHUNK_BYTES = 1 << 20
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +48,15 @@ class Backbone:
     """A loaded base model with its tokenizer."""
 
     model: Any
-    """A transformers causal LM: evaluation mode, every parameter frozen."""
+    """A transformers model of the family: evaluation mode, every parameter frozen."""
     tokenizer: Any
     """A fast tokenizer; `pad_token_id` is always set."""
     fingerprint: str
     """sha256 (hex) over weights and architecture."""
     family: str
+    """`decoder`, `encoder` or `encoder_decoder`."""
+    labels: tuple[str, ...] = ()
+    """The labels it was loaded for: what an encoder's classifier, or a head on any family, tells apart, in order."""
     name: str
     """The folder's name: how specs and artifacts call the model."""
     folder: Path
@@ -95,29 +108,8 @@ def write_about(folder: Path, about: dict[str, Any]) -> None:
 
 
 def _identity_config(folder: Path) -> bytes:
-    config = _read_config(folder)
+    config = read_config(folder)
     return json.dumps({k: v for k, v in config.items() if k not in _NOT_IDENTITY}, sort_keys=True).encode()
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}.", hint="Fetch the model again.") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} is not a JSON object.", hint="Fetch the model again.")
-    return config
-
-
-def _weights(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"{folder.name} has no *.safetensors weights.",
-            hint="Only safetensors are read. Convert the model with save_pretrained first.",
-            field="base",
-        )
-    return files
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -126,7 +118,7 @@ def fingerprint_of(folder: Path) -> str:
     Kept in coldframe.json together with the files' sizes and times; computed anew when those differ.
     """
     folder = Path(folder)
-    files = _weights(folder)
+    files = weights_of(folder)
     config = _identity_config(folder)
     stamp: dict[str, Any] = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     stamp["config.json"] = hashlib.sha256(config).hexdigest()
@@ -142,89 +134,32 @@ def fingerprint_of(folder: Path) -> str:
     return fingerprint
 
 
-def family_of(folder: Path) -> str:
-    """`decoder`, `encoder` or `encoder_decoder`, from the configuration alone. Raises ModelError for anything else."""
-    config = _read_config(Path(folder))
-    kind = config.get("model_type")
-    if config.get("is_encoder_decoder"):
-        return "encoder_decoder"
-    if kind in _ENCODERS:
-        return "encoder"
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "auto_map" not in config:
-        return "decoder"
-    raise ModelError(
-        f"{Path(folder).name} is a {kind!r} model, which cannot be used.",
-        hint="Use a decoder language model that transformers knows by itself; models that bring code are refused.",
-        field="base",
-    )
+def load_backbone(
+    folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", labels: Sequence[str] | None = None,
+    quantization: str = "", double_quantization: bool = True, seed: int = 0, families: Sequence[str] = FAMILIES,
+) -> Backbone:  # fmt: skip
+    """The model in `folder`, frozen, on `device`. Raises ModelError naming what is wrong with the folder.
 
-
-def load_backbone(folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Backbone:
-    """The decoder model in `folder`, frozen, on `device`. Raises ModelError naming what is wrong with the folder."""
+    `labels` put a classifier on an encoder, whose fresh weights depend on `seed` alone; the other families answer in
+    text and only note them. `quantization="nf4"` holds the linear layers in 4 bits. A model that is not of one of
+    `families` is refused before anything is read.
+    """
     folder = Path(folder)
     family = family_of(folder)
-    if family != "decoder":
-        raise ModelError(
-            f"{folder.name} is an {family.replace('_', '-')} model.",
-            hint="Training and chat need a decoder language model (GPT or Llama kind).",
-            field="base",
-        )
-    model, tokenizer = _load(folder, dtype)
+    check_family(folder.name, family, tuple(families))
+    names = tuple(labels or ()) if family == "encoder" else ()
+    model, tokenizer = load_model(
+        folder, family, dtype=dtype, device=device, labels=names, quantization=quantization,
+        double_quantization=double_quantization, seed=seed,
+    )  # fmt: skip
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    model = model.to(device).eval().requires_grad_(False)
     return Backbone(
         model=model,
         tokenizer=tokenizer,
         fingerprint=fingerprint_of(folder),
         family=family,
+        labels=tuple(labels or ()),
         name=folder.name,
         folder=folder,
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is torch's or Python's way of saying that memory ran out."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
-
-
-def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    _weights(folder)
-    transformers_logging.disable_progress_bar()
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(folder, **local)
-        _check_attention(folder.name, config)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        options = {**local, "config": config, "dtype": dtype, "use_safetensors": True}
-        return AutoModelForCausalLM.from_pretrained(folder, **options), tokenizer
-    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise OutOfMemoryError(
-                f"There is not enough memory to load {folder.name}.",
-                hint="Stop what else holds memory, or choose a smaller base model.",
-                field="base",
-            ) from error
-        raise ModelError(
-            f"The model {folder.name} cannot be loaded: {error}.",
-            hint="Fetch or convert the model again.",
-            field="base",
-        ) from error
-
-
-def _check_attention(name: str, config: Any) -> None:
-    """Refuses models whose past is not the keys and values of every token: shared prefixes would be wrong there."""
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True) and not getattr(config, "layer_types", None):
-        kinds.add(f"a sliding window of {window}")
-    if getattr(config, "num_kv_shared_layers", 0):
-        kinds.add("layers that share keys and values")
-    if not getattr(config, "num_attention_heads", 0):
-        kinds.add("no attention")
-    if kinds:
-        raise ModelError(
-            f"{name} is a {config.model_type} model with {', '.join(sorted(kinds))}, which cannot be used yet.",
-            hint="Use a decoder with full attention in every layer, such as Llama, Qwen2 or GPT-2.",
-            field="base",
-        )
