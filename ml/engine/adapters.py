@@ -25,6 +25,7 @@ from ml.backbone import Backbone
 from ml.engine.cache import heads_of
 from ml.engine.lora import Delta, Deltas, sizes_of
 from ml.errors import ArtifactError
+from ml.specs import why_not_served
 
 _EMBEDDING_KINDS = ("PROMPT_TUNING", "P_TUNING")
 _UNSERVED_LORA = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication",
@@ -67,6 +68,11 @@ def load_adapter(folder: Path, *, artifact: str, backbone: Backbone) -> Adapter:
         raise ArtifactError(
             f"Adapter {artifact[:12]} has been changed: its manifest's hash is {found[:12]}.",
             hint="Restore the storage from a backup, or train it again.",
+        )
+    if reason := why_not_served(manifest.form, getattr(manifest, "family", "decoder")):
+        raise ArtifactError(
+            f"Adapter {artifact[:12]} is not served in chat yet: {reason}",
+            hint="It can be downloaded and used with its own library; its README.md says how.",
         )
     base = manifest.base
     if base["fingerprint"] != backbone.fingerprint:

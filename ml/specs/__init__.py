@@ -6,15 +6,18 @@ Light on purpose (standard library only): web forms, API validation, the command
 
 from ml.specs.common import COMMON_FIELDS
 from ml.specs.fields import Family, Field, Form, Kind, Method, Storage, Task
+from ml.specs.forms import GROUPS, Group, why_not_served
 from ml.specs.table import METHODS
 from ml.specs.train import TrainSpec, check_fits, common_fields_for, method_named, serving_form, train_spec
 
 __all__ = [
     "COMMON_FIELDS",
+    "GROUPS",
     "METHODS",
     "Family",
     "Field",
     "Form",
+    "Group",
     "Kind",
     "Method",
     "Storage",
@@ -25,4 +28,5 @@ __all__ = [
     "method_named",
     "serving_form",
     "train_spec",
+    "why_not_served",
 ]

@@ -8,47 +8,28 @@ the API and the command line say the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from django import forms
 from django.conf import settings
 
 from ml.errors import ColdframeError, SpecError
-from ml.specs import COMMON_FIELDS, METHODS, Field, Method, common_fields_for
+from ml.specs import METHODS, Family, Field, Method, train_spec
+from webapp.forms.run_fields import SECTIONS, SHARED, FactSelect, form_field, key_of, own_fields, section_of, shown
 from webapp.models import BaseModel, DatasetVersion, Team
 from webapp.names import name_check
-
-OWN_DEFAULTS = {name for method in METHODS.values() for name in method.defaults}
-SHARED = tuple(field for field in COMMON_FIELDS if field.name not in OWN_DEFAULTS)
+from webapp.selectors.techniques import CardGroup, base_reason, card_groups, misfit, reasons
 
 
-def own_fields(method: Method) -> tuple[Field, ...]:
-    """The settings that are kept per technique."""
-    return (*(f for f in common_fields_for(method) if f.name in OWN_DEFAULTS), *method.fields)
+def trainable_bases() -> dict[str, str]:
+    """Base models that are there, by name, each with its family; the starter one while it is still being set up."""
+    rows = BaseModel.objects.filter(family__in=get_args(Family))
+    found = {row.name: row.family for row in rows if not row.config.get("is_missing")}
+    return found or {settings.BASE_MODEL: "decoder"}
 
 
-def key_of(method: Method | None, field: Field) -> str:
-    return f"{method.name}-{field.name}" if method else field.name
-
-
-def shown(value: Any) -> Any:
-    """A number as people write it."""
-    return f"{value:g}" if isinstance(value, float) else value
-
-
-def form_field(field: Field) -> forms.Field:
-    """An input that accepts anything; `Field.check` judges."""
-    attrs = {"class": "form-control", "data_unit": field.unit, "autocomplete": "off"}
-    values: dict[str, Any] = {"label": field.label, "required": False, "help_text": field.help}
-    if field.kind == "bool":
-        return forms.BooleanField(**values, widget=forms.CheckboxInput(attrs={"class": "form-check-input"}))
-    if field.kind == "choice":
-        select = forms.Select(attrs={"class": "form-select"}, choices=[(c, c) for c in field.choices])
-        return forms.CharField(**values, widget=select)
-    if field.kind == "text":
-        return forms.CharField(**values, strip=False, widget=forms.Textarea(attrs={**attrs, "rows": 2}))
-    attrs["inputmode"] = "numeric" if field.kind == "int" else "decimal"
-    return forms.CharField(**values, widget=forms.TextInput(attrs=attrs))
+def base_label(name: str, family: str) -> str:
+    return name if family == "decoder" else f"{name} – {family.replace('_', '-')}"
 
 
 def version_label(version: DatasetVersion) -> str:
@@ -62,8 +43,7 @@ class TrainForm(forms.Form):
     def __init__(self, data: Mapping[str, Any] | None = None, *, team: Team, initial: dict[str, Any] | None = None):
         versions = DatasetVersion.objects.for_team(team).filter(dataset__is_archived=False).select_related("dataset")
         self.versions = list(versions.order_by("dataset__name", "-number"))
-        bases = list(BaseModel.objects.filter(family="decoder").values_list("name", flat=True))
-        self.bases = bases or [settings.BASE_MODEL]
+        self.bases = trainable_bases()
         self.given: dict[str, Any] = {}
         super().__init__(data, initial=initial)
         self._add_choices()
@@ -79,15 +59,18 @@ class TrainForm(forms.Form):
                     attrs["class"] = f"{attrs.get('class', '')} is-invalid".strip()
 
     def _add_choices(self) -> None:
-        select = forms.Select(attrs={"class": "form-select"})
+        tasks = {str(v.pk): v.task for v in self.versions}
         self.fields["dataset_version"] = forms.ChoiceField(
-            label="Data set", widget=select, choices=[(str(v.pk), version_label(v)) for v in self.versions],
+            label="Data set", widget=FactSelect(name="task", facts=tasks),
+            choices=[(str(v.pk), version_label(v)) for v in self.versions],
             error_messages={"required": "Choose the data set version to learn from."},
         )  # fmt: skip
-        default_base = settings.BASE_MODEL if settings.BASE_MODEL in self.bases else self.bases[0]
+        refused = {name for name, family in self.bases.items() if base_reason(family=family, task=self.task)}
         self.fields["base"] = forms.ChoiceField(
-            label="Base model, stays frozen", widget=forms.Select(attrs={"class": "form-select"}),
-            choices=[(base, base) for base in self.bases], initial=default_base,
+            label="Base model, stays frozen", widget=FactSelect(name="family", facts=self.bases, refused=refused),
+            choices=[(name, base_label(name, family)) for name, family in self.bases.items()],
+            initial=settings.BASE_MODEL if settings.BASE_MODEL in self.bases else next(iter(self.bases)),
+            error_messages={"invalid_choice": "There is no base model %(value)s here that can be trained."},
         )  # fmt: skip
         first = next(iter(METHODS))
         self.fields["method"] = forms.ChoiceField(
@@ -131,30 +114,75 @@ class TrainForm(forms.Form):
         except ColdframeError as error:
             self.add_error("adapter", f"{error.message} {error.hint}")
         self.given = given
+        self._check_together()
         return cleaned
+
+    def _check_together(self) -> None:
+        """Rules that join several settings, and whether technique, base model and data go together."""
+        if str(self["method"].value()) in METHODS and self.version and self.given["base"]:
+            against = misfit(self.chosen, family=self.family, task=self.task)
+            if against is not None:
+                self.add_error(against.field, f"{against.message} {against.hint}")
+        if self.errors:
+            return
+        try:
+            train_spec({**self.given, "dataset": str(self.version), "dataset_sha256": "0"})
+        except SpecError as error:
+            key = self.key_named(error.field)
+            self.add_error(key if key in self.fields else None, f"{error.message} {error.hint}")
+
+    def key_named(self, name: str) -> str:
+        """The input of a setting of the chosen technique."""
+        own = {field.name for field in own_fields(self.chosen)}
+        return f"{self.chosen.name}-{name}" if name in own else name
 
     @property
     def version(self) -> DatasetVersion | None:
         """The chosen data set version, if it is one of the team's."""
         return next((v for v in self.versions if str(v.pk) == str(self["dataset_version"].value())), None)
 
-    def _bound(self, pairs: Any, *, is_advanced: bool) -> list[forms.BoundField]:
-        return [self[key_of(method, field)] for method, field in pairs if field.advanced is is_advanced]
+    @property
+    def task(self) -> str:
+        """The chosen data set's task; "" before one is chosen."""
+        return self.version.task if self.version else ""
+
+    @property
+    def family(self) -> str:
+        """The chosen base model's family."""
+        return self.bases.get(str(self["base"].value()), "")
+
+    @property
+    def cards(self) -> list[CardGroup]:
+        return card_groups(chosen=self.chosen, family=self.family, task=self.task)
+
+    @property
+    def base_note(self) -> str:
+        """Why some base models cannot be chosen with this data set."""
+        against = [base_reason(family=family, task=self.task) for family in self.bases.values()]
+        return next((text for text in against if text), "")
+
+    @property
+    def reasons(self) -> dict[str, Any]:
+        return reasons(self.bases.values(), [version.task for version in self.versions])
+
+    def _bound(self, method: Method | None, fields: Any, *, is_advanced: bool) -> list[forms.BoundField]:
+        return [self[key_of(method, field)] for field in fields if field.advanced is is_advanced]
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """Shared settings, then those of each technique, simple and advanced apart."""
-        shared = [(None, field) for field in SHARED]
-        found = [{"method": None, "pairs": shared}]
-        found += [{"method": m, "pairs": [(m, field) for field in own_fields(m)]} for m in METHODS.values()]
+        """Shared settings by section, then those of each technique, simple and advanced apart."""
+        titles = ("Learning", *(title for title, _ in SECTIONS))
+        found: list[tuple[str, Method | None, Any]] = [(m.label, m, own_fields(m)) for m in METHODS.values()]
+        found += [(title, None, [field for field in SHARED if section_of(field) == title]) for title in titles]
         return [
             {
-                "method": group["method"],
-                "is_shown": group["method"] is None or group["method"] is self.chosen,
-                "simple": self._bound(group["pairs"], is_advanced=False),
-                "advanced": self._bound(group["pairs"], is_advanced=True),
+                "title": title,
+                "method": method,
+                "is_shown": method is None or method is self.chosen,
+                "simple": self._bound(method, fields, is_advanced=False),
+                "advanced": self._bound(method, fields, is_advanced=True),
             }
-            for group in found
+            for title, method, fields in found
         ]
 
     @property

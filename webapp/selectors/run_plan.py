@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from ml.specs import COMMON_FIELDS, METHODS, Method
 from webapp.forms.runs import TrainForm
-from webapp.models import DatasetVersion
+from webapp.models import DatasetVersion, Run
+from webapp.selectors.run_specs import Change, changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class Plan:
     n_passes: float
     yaml: str
     curl: str
+    original: Run | None = None
+    """The run that is cloned."""
+    changes: list[Change] = field(default_factory=list)
+    """What differs from it."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -44,21 +49,22 @@ def spec_yaml(spec: dict[str, Any]) -> str:
     return yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
 
 
-def plan_of(form: TrainForm, *, origin: str) -> Plan:
-    """The plan of a bound form, valid or not."""
+def plan_of(form: TrainForm, *, origin: str, original: Run | None = None) -> Plan:
+    """The plan of a bound form, valid or not; of a clone with what differs from `original`."""
     form.is_valid()
     version, values = form.version, form.given
     adapter = str(form["adapter"].value() or "").strip()
     n_seen = int(values.get("steps", 0)) * int(values.get("batch_size", 0))
     n_train = version.splits.get("train", 0) if version else 0
     spec = {"adapter": adapter, "dataset": str(version) if version else ""}
-    order = ("base", "method", *(field.name for field in COMMON_FIELDS), "options")
+    order = ("base", "method", *(common.name for common in COMMON_FIELDS), "options")
     spec |= {name: values[name] for name in order if values.get(name) not in (None, {})}
     problems = [_named(form, name, text) for name, texts in form.errors.items() for text in texts]
     return Plan(
         method=METHODS[form.chosen.name], base=str(values.get("base") or ""), version=version, adapter=adapter,
         values=values, problems=problems, n_rows_seen=n_seen, n_passes=n_seen / n_train if n_train else 0.0,
-        yaml=spec_yaml(spec), curl=_curl(spec, origin),
+        yaml=spec_yaml(spec), curl=_curl(spec, origin), original=original,
+        changes=changes(original, spec) if original else [],
     )  # fmt: skip
 
 

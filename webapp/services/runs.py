@@ -19,8 +19,8 @@ from django.db.models.functions import Now
 
 from jobs.queue import enqueue
 from ml.errors import ColdframeError, NotFoundError, SpecError, UnavailableError
-from ml.specs import train_spec
-from webapp.models import DatasetVersion, Outbox, Run, RunEvent, Team
+from ml.specs import METHODS, check_fits, train_spec
+from webapp.models import BaseModel, DatasetVersion, Outbox, Run, RunEvent, Team
 from webapp.names import name_check
 from webapp.services.teams import audit
 
@@ -48,14 +48,33 @@ def run_submit(
     return run
 
 
+def base_family(name: str) -> str:
+    """The family of a base model that can be trained. Raises SpecError.
+
+    Before any model is set up every name passes as a decoder's: the run waits for its model and says so.
+    """
+    families = dict(BaseModel.objects.exclude(family="embedding").values_list("name", "family"))
+    if name in families or not families:
+        return families.get(name, "decoder")
+    raise SpecError(
+        f"There is no base model {name!r:.120} that can be trained.",
+        hint="There is: " + ", ".join(sorted(families)) + ".", field="base",
+    )  # fmt: skip
+
+
 @transaction.atomic
 def training_submit(*, team: Team, user: Any, adapter: str, dataset_version_id: int, given: Mapping[str, Any]) -> Run:
-    """A training run of a data set version of this team. `given` is a spec without dataset and dataset_sha256."""
+    """A training run of a data set version of this team. `given` is a spec without dataset and dataset_sha256.
+
+    The one place where pages and API are checked: raises SpecError for what cannot be, also together.
+    """
     version = DatasetVersion.objects.for_team(team).select_related("dataset").filter(pk=dataset_version_id).first()
     if version is None:
         raise NotFoundError(f"No data set version {dataset_version_id} in this team.", field="dataset")
     name = name_check(adapter, field="adapter")
-    spec = train_spec({**given, "dataset": str(version), "dataset_sha256": version.sha256}).as_dict()
+    checked = train_spec({**given, "dataset": str(version), "dataset_sha256": version.sha256})
+    check_fits(METHODS[checked.method], family=base_family(checked.base), task=version.task)
+    spec = checked.as_dict()
     run = run_submit(
         team=team, user=user, kind=Run.Kind.TRAIN, title=name, dataset_version=version,
         spec={**spec, "kind": Run.Kind.TRAIN.value, "adapter": name},

@@ -1,6 +1,8 @@
-"""How long runs took, for display."""
+"""How long runs took, and a paper by its authors and year, for display."""
 
 from __future__ import annotations
+
+import re
 
 from django import template
 
@@ -16,3 +18,10 @@ def took(run: Run) -> str:
     if run.started_at is None or run.finished_at is None:
         return "–"
     return duration((run.finished_at - run.started_at).total_seconds())
+
+
+@register.filter
+def cited(paper: str) -> str:
+    """`Hu et al. 2021, LoRA: …` → `Hu et al. 2021`; the whole where there is no year."""
+    found = re.match(r".*?\b\d{4}\b", paper)
+    return found.group() if found else paper

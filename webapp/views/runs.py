@@ -1,4 +1,4 @@
-"""Pages of runs: the list, a new one, one run with its live figures, and what can be done to it."""
+"""Pages of runs: the list, one run with its live figures, and what can be done to it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.urls import path
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_POST
 
-from ml.errors import ColdframeError, NotFoundError
-from ml.specs import METHODS
-from webapp.forms.runs import TrainForm, initial_of
+from ml.errors import ColdframeError
 from webapp.listing import listing
-from webapp.models import DatasetVersion, Run
+from webapp.models import Run
 from webapp.policy import policy
 from webapp.selectors import runs as select
-from webapp.selectors.run_plan import plan_of, spec_yaml
-from webapp.services.runs import run_cancel, run_retry, training_submit
+from webapp.selectors.run_plan import spec_yaml
+from webapp.services.runs import run_cancel, run_retry
+from webapp.views import run_forms
 
 SORTABLE = {"title": "title", "state": "state", "kind": "kind", "began": "started_at", "ended": "finished_at"}
 CANCEL_TEXT = {
@@ -53,63 +52,6 @@ def index(request: HttpRequest) -> HttpResponse:
 def live_list(request: HttpRequest) -> HttpResponse:
     """The pane of running and waiting runs, asked for every few seconds."""
     return render(request, "runs/_live.html", {"live": select.live_rows(request.team)})
-
-
-def _form_page(request: HttpRequest, form: TrainForm, *, status: int = 200) -> HttpResponse:
-    plan_form = form if form.is_bound else TrainForm(_as_data(form), team=request.team)
-    origin = f"{request.scheme}://{request.get_host()}"
-    context = {"form": form, "methods": METHODS.values(), "plan": plan_of(plan_form, origin=origin)}
-    return render(request, "runs/new.html", context, status=status)
-
-
-def _as_data(form: TrainForm) -> dict[str, Any]:
-    """What the form would send if it were submitted untouched."""
-    values = {name: form[name].value() for name in form.fields}
-    return {name: value for name, value in values.items() if value not in (None, False)}
-
-
-@policy("member")
-@require_http_methods(["GET", "POST"])
-def new(request: HttpRequest) -> HttpResponse:
-    if request.method == "GET":
-        return _form_page(request, TrainForm(team=request.team, initial=_initial(request)))
-    form = TrainForm(request.POST, team=request.team)
-    asked = request.POST.get("dataset_version", "")
-    if asked.isdigit() and form.version is None:
-        raise NotFoundError(f"No data set version {asked[:20]} in this team.", hint="Choose one from the list.")
-    if not form.is_valid():
-        return _form_page(request, form, status=422)
-    run = training_submit(
-        team=request.team, user=request.user, adapter=form.cleaned_data["adapter"],
-        dataset_version_id=int(form.cleaned_data["dataset_version"]), given=form.given,
-    )  # fmt: skip
-    messages.success(request, f"{run} is in line.")
-    return redirect("runs:detail", pk=run.pk)
-
-
-def _initial(request: HttpRequest) -> dict[str, Any]:
-    newest = DatasetVersion.objects.for_team(request.team).filter(dataset__is_archived=False).order_by("-pk").first()
-    initial: dict[str, Any] = {"dataset_version": str(newest.pk) if newest else ""}
-    clone = request.GET.get("clone", "")
-    if clone.isdigit():
-        run = select.run_of(request.team, int(clone))
-        initial |= initial_of(run.spec) | {"dataset_version": str(run.dataset_version_id or "")}
-    for name in ("dataset_version", "adapter", "method"):
-        if request.GET.get(name):
-            initial[name] = request.GET[name][:80]
-    if "adapter" not in initial:
-        chosen = DatasetVersion.objects.for_team(request.team).filter(pk=_whole(initial["dataset_version"])).first()
-        initial["adapter"] = chosen.dataset.name if chosen else ""
-    return initial
-
-
-@policy("member")
-@require_POST
-def preview(request: HttpRequest) -> HttpResponse:
-    """The summary, the YAML and the API call of what is typed so far."""
-    form = TrainForm(request.POST, team=request.team)
-    plan = plan_of(form, origin=f"{request.scheme}://{request.get_host()}")
-    return render(request, "runs/_plan.html", {"plan": plan, "is_fragment": True})
 
 
 @policy("viewer")
@@ -194,8 +136,7 @@ def retry(request: HttpRequest, pk: int) -> HttpResponse:
 urlpatterns = [
     path("", index, name="index"),
     path("live/", live_list, name="live_list"),
-    path("new/", new, name="new"),
-    path("new/preview/", preview, name="preview"),
+    *run_forms.urlpatterns,
     path("<int:pk>/", detail, name="detail"),
     path("<int:pk>/live/", live, name="live"),
     path("<int:pk>/cancel/", cancel, name="cancel"),
