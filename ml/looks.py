@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from ml.backbone import Backbone
 from ml.data.rows import Dataset
 from ml.evaluate.report import measure
 from ml.events import Emitter
-from ml.forward import base_of, plain
+from ml.forward import plain
 from ml.objectives import Objective
 from ml.processes import Processes
 from ml.specs import TrainSpec
@@ -32,10 +33,11 @@ class Looks:
     """Takes them, in the main process; all processes learn the result."""
 
     def __init__(
-        self, *, spec: TrainSpec, model: Any, dataset: Dataset, objective: Objective, emit: Emitter,
+        self, *, spec: TrainSpec, backbone: Backbone, model: Any, dataset: Dataset, objective: Objective, emit: Emitter,
         processes: Processes, should_stop: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.spec, self.model, self.dataset, self.objective = spec, model, dataset, objective
+        self.backbone = backbone
         self.emit, self.processes, self.should_stop = emit, processes, should_stop
         self.taken: list[dict[str, Any]] = []
         """Every look so far: step, split, subject, metrics, intervals, n_rows."""
@@ -60,7 +62,7 @@ class Looks:
     def _measure(self, step: int, split: str, subject: str, n_rows: int) -> dict[str, Any]:
         self.emit("phase", text=f"measuring the {'plain model' if subject == 'plain' else 'adapter'} on {split} rows")
         inside = plain(self.model) if subject == "plain" else _as_is(self.model)
-        with inside as model, short_numbers(base_of(self.model)):
+        with inside as model, short_numbers(self.backbone.model):
             report = measure(self.objective, model, self.dataset, split, n_rows=n_rows, check=self._check).as_dict()
         where = {"step": step, "split": split, "subject": subject}
         self.emit("eval", **where, **report)

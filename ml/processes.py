@@ -60,7 +60,7 @@ class Processes:
         pieces = flat.split([g.numel() for g in gradients])
         for parameter, gradient, piece in zip(parameters, gradients, pieces, strict=True):
             parameter.grad = gradient.copy_(piece.view_as(gradient))
-        return float(total)
+        return float(total.item())
 
     def agree(self, said: Any) -> Any:
         """What the main process said."""

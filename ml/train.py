@@ -47,8 +47,8 @@ class Trainer:
         self.objective, self.items, self.workdir, self.emit = objective, items, workdir, emit
         self.needed, self.processes, self.should_stop = needed, processes, should_stop
         self.looks = Looks(
-            spec=spec, model=model, dataset=dataset, objective=objective, emit=emit, processes=processes,
-            should_stop=lambda: self.should_stop(),
+            spec=spec, backbone=backbone, model=model, dataset=dataset, objective=objective, emit=emit,
+            processes=processes, should_stop=lambda: self.should_stop(),
         )  # fmt: skip
         self.device = str(backbone.model.device)
         self.parameters = list(trainables(model).values())
