@@ -132,12 +132,12 @@ def dtype_for(spec: TrainSpec, device: str) -> torch.dtype:
 
 def load_backbone_for(spec: TrainSpec, folder: Path, dataset: Dataset, *, device: str) -> Backbone:
     """The base model as the technique wants it: quantized, with a classifier for the labels, in its precision."""
-    is_labelled = dataset.task == "classification" and METHODS[spec.method].storage != "head"
+    needs_labels = family_of(folder) == "encoder" or METHODS[spec.method].storage == "head"
     return load_backbone(
         folder,
         dtype=dtype_for(spec, device),
         device=device,
-        labels=dataset.labels if is_labelled and family_of(folder) == "encoder" else None,
+        labels=dataset.labels if needs_labels and dataset.task == "classification" else None,
         quantization="nf4" if "double_quantization" in spec.options else "",
         double_quantization=bool(spec.options.get("double_quantization", True)),
         seed=spec.seed,
@@ -212,4 +212,4 @@ def enable_checkpointing(backbone: Backbone) -> None:
             hint="Switch it off, or use fewer rows at once.",
             field="gradient_checkpointing",
         )
-    backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    backbone.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

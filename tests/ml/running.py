@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifact import Manifest
-from ml.backbone import load_backbone
-from ml.cli_train import prepare
+from ml.cli_train import load_backbone_for, prepare
 from ml.data.rows import read_dataset
 from ml.specs import TrainSpec, train_spec
 from ml.train import Trainer
@@ -59,8 +58,9 @@ def tiny_trainer(
     emit: Any = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    backbone = load_backbone(model)
-    trainer = prepare(spec, backbone, read_dataset(dataset), workdir, emit or Recorder())
+    data = read_dataset(dataset)
+    backbone = load_backbone_for(spec, model, data, device="cpu")
+    trainer = prepare(spec, backbone, data, workdir, emit or Recorder())
     trainer.should_stop = should_stop
     return trainer
 
