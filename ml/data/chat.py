@@ -76,7 +76,8 @@ def _control_tokens(tokenizer: Any) -> tuple[str, ...]:
     return tuple(sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True))
 
 
-def _defuse(tokenizer: Any, text: str) -> str:
+def defuse(tokenizer: Any, text: str) -> str:
+    """`text` with a zero-width space inside whatever spells one of the tokenizer's control tokens."""
     for token in _control_tokens(tokenizer):
         if len(token) > 1 and token in text:
             text = text.replace(token, token[0] + _ZERO_WIDTH_SPACE + token[1:])
@@ -114,14 +115,14 @@ def _encode(tokenizer: Any, text: str, *, special: bool = False) -> list[int]:
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """Token ids of `messages` up to where the assistant's answer begins. Raises DataError for malformed messages."""
-    checked = [{**m, "content": _defuse(tokenizer, m["content"])} for m in check_messages(messages)]
+    checked = [{**m, "content": defuse(tokenizer, m["content"])} for m in check_messages(messages)]
     text = _render(tokenizer, checked, ask=True)
     return _encode(tokenizer, text, special=tokenizer.chat_template is None)
 
 
 def completion_ids(tokenizer: Any, completion: str) -> list[int]:
     """Token ids of an answer, ended by the end-of-turn token. Raises DataError when there is no text to learn."""
-    ids = _encode(tokenizer, _defuse(tokenizer, completion))
+    ids = _encode(tokenizer, defuse(tokenizer, completion))
     if not ids or not completion.strip():
         raise DataError(
             f"The answer is empty, got {completion!r}.", hint="Every row needs an answer to learn.", field="completion"

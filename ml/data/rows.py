@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -136,14 +137,33 @@ def _check_labels(labels: Any, splits: dict[str, list[Row]]) -> None:
                 )
 
 
+def check_every_label_is_taught(dataset: Dataset) -> None:
+    """Raises DataError naming the labels that no training row has: a classifier cannot learn what it never sees."""
+    seen = {row.completion for row in dataset.splits["train"]}
+    unseen = [label for label in dataset.labels if label not in seen]
+    if unseen:
+        raise DataError(
+            f"{len(unseen)} of {len(dataset.labels)} labels have no training row: {', '.join(unseen):.300}.",
+            hint="Add rows for them, or take them out of the labels. A decoder model can answer with unseen labels.",
+            field="labels",
+        )
+
+
+@contextmanager
+def row_named(row: Row) -> Iterator[None]:
+    """Puts the row's number in front of a DataError."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"Row {row.number}: {error.message}", hint=error.hint, field=error.field) from error
+
+
 def encode_rows(rows: Sequence[Row], tokenizer: Any, max_length: int) -> list[Example]:
     """Token ids of every row. Raises DataError with the row's number."""
     examples = []
     for row in rows:
-        try:
+        with row_named(row):
             examples.append(example_ids(tokenizer, row.messages, row.completion, max_length))
-        except DataError as error:
-            raise DataError(f"Row {row.number}: {error.message}", hint=error.hint, field=error.field) from error
     return examples
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ml.data.rows import batch_rows, encode_rows, epoch_order, read_dataset
+from ml.data.rows import batch_rows, check_every_label_is_taught, encode_rows, epoch_order, read_dataset
 from ml.errors import DataError
 from tests.ml.conftest import save_dataset, tiny_tokenizer
 
@@ -94,3 +94,16 @@ def test_the_order_is_a_function_of_seed_epoch_and_position() -> None:
 
 def test_a_batch_larger_than_the_data_set_repeats_rows_evenly() -> None:
     assert set(Counter(batch_rows(17, 0, 12, 4)).values()) == {3}
+
+
+def test_labels_without_a_training_row_are_named(tmp_path: Path) -> None:
+    labels = ["red", "blue", "mauve"]
+    rows = {"train": [ROW], "test": [{**ROW, "completion": "blue"}]}
+    dataset = read_dataset(save_dataset(tmp_path / "d", rows, task="classification", labels=labels))
+    with pytest.raises(DataError, match="2 of 3 labels have no training row: blue, mauve") as caught:
+        check_every_label_is_taught(dataset)
+    assert caught.value.field == "labels"
+
+
+def test_labels_that_all_have_training_rows_pass(tiny_dataset_dir: Path) -> None:
+    check_every_label_is_taught(read_dataset(tiny_dataset_dir))
