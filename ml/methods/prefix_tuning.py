@@ -9,7 +9,8 @@ PEFT has it (the paper: in both stacks); an encoder's new classifier is trained 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +59,19 @@ def _refusal(backbone: Backbone, what: str) -> SpecError:
     )
 
 
+@contextmanager
+def _without_looking(model: Any) -> Iterator[None]:
+    """On the meta device: attention that does not look for padding in masks, which have no values there."""
+    before = model.config._attn_implementation
+    if model.device.type == "meta":
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if model.device.type == "meta":
+            model.set_attn_implementation(before)
+
+
 @torch.no_grad()
 def _keys_and_values(backbone: Backbone, n_tokens: int, seed: int) -> list[Tensor]:
     """What each layer's self-attention keeps of `n_tokens` sampled tokens: [2, heads, n, width] a layer."""
@@ -65,11 +79,12 @@ def _keys_and_values(backbone: Backbone, n_tokens: int, seed: int) -> list[Tenso
     ids = torch.tensor([sampled_vocabulary(backbone, n_tokens, seed)], device=model.device)
     words = model.get_input_embeddings()(ids)  # [1, n, D]; given instead of ids, which models look into for padding
     cache: Any = DynamicCache()
-    if backbone.family == "encoder_decoder":
-        out = model.base_model(inputs_embeds=words, decoder_inputs_embeds=words, use_cache=True)
-        cache = out.past_key_values.self_attention_cache
-    elif "past_key_values" in inspect.signature(model.base_model.forward).parameters:
-        model.base_model(inputs_embeds=words, past_key_values=cache, use_cache=True)
+    with _without_looking(model):
+        if backbone.family == "encoder_decoder":
+            out = model.base_model(inputs_embeds=words, decoder_inputs_embeds=words, use_cache=True)
+            cache = out.past_key_values.self_attention_cache
+        elif "past_key_values" in inspect.signature(model.base_model.forward).parameters:
+            model.base_model(inputs_embeds=words, past_key_values=cache, use_cache=True)
     if not cache.layers or cache.get_seq_length() != n_tokens:
         raise _refusal(backbone, "layers that take no keys and values from outside")
     return [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]

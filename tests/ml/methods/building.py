@@ -1,0 +1,95 @@
+"""Building a method on a tiny model of any shape, and what the tests do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from ml.backbone import Backbone, load_backbone
+from ml.methods import build
+from ml.specs import METHODS
+from tests.ml.tiny import SHAPES, save_tiny
+
+PEFT_METHODS = sorted(name for name, method in METHODS.items() if method.storage == "peft")
+DECODERS = sorted(shape for shape, family in SHAPES.items() if family == "decoder")
+LABELS = ["blue", "green", "red"]
+SMALL: dict[str, dict[str, Any]] = {
+    "prompt_tuning": {"n_virtual_tokens": 4},
+    "p_tuning": {"n_virtual_tokens": 4, "encoder_width": 16},
+    "prefix_tuning": {"n_virtual_tokens": 4},
+}
+"""Options that make a method tiny."""
+
+
+class Shapes:
+    """Folders of tiny models, each made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.at = cache(lambda shape: save_tiny(folder / shape, shape))
+
+    def backbone(self, shape: str, method: str = "", **changes: Any) -> Backbone:
+        """Loaded as a run of `method` would load it."""
+        options: dict[str, Any] = {"quantization": "nf4" if method == "qlora" else "", "labels": LABELS}
+        return load_backbone(self.at(shape), **{**options, **changes})
+
+    def built(self, shape: str, method: str, seed: int = 5, **options: Any) -> tuple[Backbone, Any]:
+        backbone = self.backbone(shape, method)
+        return backbone, built_on(backbone, method, seed, **options)
+
+
+def built_on(backbone: Backbone, method: str, seed: int = 5, **options: Any) -> Any:
+    defaults = {field.name: field.default for field in METHODS[method].fields}
+    return build(backbone, method, {**defaults, **SMALL.get(method, {}), **options}, seed)
+
+
+def on_meta(backbone: Backbone) -> Backbone:
+    """The same model without storage."""
+    return dataclasses.replace(backbone, model=backbone.model.to("meta"))
+
+
+def trained(model: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def forward(model: Any, backbone: Backbone) -> Tensor:
+    """Logits for two rows of different length, the shorter one padded."""
+    rows = backbone.tokenizer(["the sky is blue", "red"], return_tensors="pt", padding=True, padding_side="right")
+    inputs = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+    if backbone.family == "encoder_decoder":
+        inputs["decoder_input_ids"] = torch.tensor([[2, 90, 91], [2, 92, 93]])
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+def train(model: Any, backbone: Backbone, *, n_steps: int = 2, learning_rate: float = 0.05) -> None:
+    """Steps towards other logits than the model gives now; gradients of the last step stay."""
+    optimizer = torch.optim.AdamW(trained(model).values(), lr=learning_rate)
+    model.train()
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        logits = forward(model, backbone)
+        torch.nn.functional.cross_entropy(logits.flatten(0, -2), _wrong(logits).flatten()).backward()
+        optimizer.step()
+    model.eval()
+
+
+def _wrong(logits: Tensor) -> Tensor:
+    return logits.detach().argmin(-1)
+
+
+def plain_peft(backbone: Backbone, folder: Path) -> Any:
+    """What someone with peft alone gets from an exported folder."""
+    return PeftModel.from_pretrained(backbone.model, str(folder)).eval()
+
+
+def frozen_copy(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor beside a copy of what it holds."""
+    return [(tensor, tensor.detach().clone()) for tensor in tensors]
