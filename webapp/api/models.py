@@ -29,5 +29,12 @@ def model(request: HttpRequest, name: str) -> dict[str, Any]:
     entry = Entry(name=target.asked, made=target.version.created_at if target.version else None)
     return {
         **_model(request.team, entry),
-        "coldframe": {"resolved": target.name, "method": target.method, "form": target.form, "base": target.base},
+        "coldframe": {
+            "resolved": target.name,
+            "method": target.method,
+            "form": target.form,
+            "base": target.base,
+            "served": not target.unserved,
+            "why_not": target.unserved or None,
+        },
     }

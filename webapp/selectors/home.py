@@ -26,6 +26,7 @@ from webapp.models import (
     Run,
     Team,
 )  # fmt: skip
+from webapp.selectors.metrics import measure
 
 logger = logging.getLogger(__name__)
 BED_X = (12, 27, 42, 57, 72, 87, 102, 117, 132, 147, 162)
@@ -112,16 +113,14 @@ def overview(*, team: Team, user: Any) -> dict[str, Any]:
     """Everything on Home but the parts that refresh themselves."""
     steps = first_steps(team=team, user=user)
     runs = Run.objects.for_team(team)
+    latest = AdapterVersion.objects.for_team(team).filter(adapter__is_retired=False).order_by("-created_at")
+    latest = latest.select_related("adapter", "dataset_version__dataset").prefetch_related("aliases")
     return {
         "steps": steps,
         "n_done": sum(step.done is not None for step in steps),
         "runs": list(runs.exclude(state__in=Run.TERMINAL).order_by("created_at")[:8]),
         "recent": list(runs.filter(state__in=Run.TERMINAL).order_by("-finished_at")[:5]),
-        "adapters": AdapterVersion.objects.for_team(team)
-        .filter(adapter__is_retired=False)
-        .select_related("adapter", "dataset_version__dataset")
-        .prefetch_related("aliases")
-        .order_by("-created_at")[:5],
+        "adapters": [{"version": version, "test": measure(version.metrics)} for version in latest[:5]],
         "collection": Collection.objects.for_team(team).order_by("pk").first(),
         **load(),
     }

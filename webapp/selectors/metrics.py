@@ -11,16 +11,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HEADLINES = {
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro F1",
-    "f1": "F1",
-    "token_f1": "Token F1",
-    "exact_match": "Exact match",
-    "chrf": "chrF",
-    "rouge_l": "ROUGE-L",
-    "bleu": "BLEU",
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a metric is called and written; one that is a share of 1 is better when higher, the others when lower."""
+
+    label: str
+    is_share: bool
+    help: str
+
+    def text(self, value: float) -> str:
+        return f"{100 * value:.1f} %" if self.is_share else f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+METRICS = {
+    "accuracy": Metric(label="Accuracy", is_share=True, help="Rows whose label is right."),
+    "macro_f1": Metric(label="Macro F1", is_share=True, help="F1 of each label, averaged: rare labels count as much."),
+    "f1": Metric(label="F1", is_share=True, help="Harmonic mean of precision and recall."),
+    "token_f1": Metric(label="Token F1", is_share=True, help="Words in common with the expected answer."),
+    "exact_match": Metric(label="Exact match", is_share=True, help="Answers that are the expected text itself."),
+    "chrf": Metric(label="chrF", is_share=True, help="Character n-grams in common with the expected answer."),
+    "rouge_l": Metric(label="ROUGE-L", is_share=True, help="Longest common run of words, in order."),
+    "bleu": Metric(label="BLEU", is_share=True, help="Word n-grams in common with the expected answer."),
+    "loss": Metric(label="Loss", is_share=False, help="Nats a token of the expected answer; lower is better."),
+    "perplexity": Metric(label="Perplexity", is_share=False, help="e to the loss; lower is better."),
 }
+"""By name, in the order in which they are shown."""
+HEADLINES = {name: metric.label for name, metric in METRICS.items() if metric.is_share}
 """Metrics that may head a version, the first that is there wins."""
 
 

@@ -13,6 +13,7 @@ from jobs.queue import QUEUE_OF
 from ml.specs import METHODS
 from webapp.models import AdapterVersion, Collection, DatasetVersion, Run, RunEvent, Team, Upload
 from webapp.selectors.metrics import HEADLINES, Measure, measure
+from webapp.selectors.run_outcome import is_long, metric_named
 
 POINTS = 1200
 """Points of a curve at most; longer runs are thinned out."""
@@ -20,7 +21,8 @@ CURVES = ("loss", "learning_rate", "grad_norm")
 LOG_LINES = 400
 EVALS = 300
 SAMPLES = 5
-LOGGED = ("log", "phase", "started", "eval", "checkpoint", "failed", "stopped", "finished", "requeued")
+LOGGED = ("log", "phase", "warning", "started", "eval", "best", "checkpoint", "failed", "stopped", "finished",
+          "requeued")  # fmt: skip
 
 
 Evals = list[dict[str, Any]]
@@ -181,8 +183,10 @@ def samples(evals: Evals) -> dict[str, Any]:
     kept = [d for d in evals if d.get("subject") != "plain" and d.get("samples")]
     if not kept:
         return {}
-    rows = sorted(kept[-1]["samples"], key=lambda sample: sample.get("loss") or 0.0)
-    best = [row for row in rows if row.get("correct") is not False][:SAMPLES]
+    found = [{**sample, "is_long": is_long(sample)} for sample in kept[-1]["samples"]]
+    rows = sorted(found, key=lambda sample: sample.get("loss") or 0.0)
+    picks_label = "accuracy" in (kept[-1].get("metrics") or {"accuracy"})
+    best = [row for row in rows if row.get("correct") is not False or not picks_label][:SAMPLES]
     worst = [row for row in reversed(rows) if row not in best][:SAMPLES]
     return {"step": kept[-1].get("step"), "split": kept[-1].get("split"), "best": best, "worst": worst}
 
@@ -218,6 +222,13 @@ def _log_texts(event: RunEvent) -> list[str]:
         return [
             f"started: {data.get('n_steps')} steps on {data.get('device')}, {data.get('n_trainable')} numbers train"
         ]
+    if event.name == "warning":
+        return [f"warning: {data.get('text', '')}"]
+    if event.name == "best":
+        metric = metric_named(str(data.get("metric", "")))
+        return [f"step {data.get('step')}: the best look so far, {metric.label.lower()} {metric.text(data['value'])}"]
+    if event.name == "finished" and data.get("kept_step"):
+        return [f"finished with the weights of step {data['kept_step']}"]
     texts = {"stopped": f"stopped at step {data.get('step')}", "finished": "finished"}
     return [texts.get(event.name) or str(data.get("text", ""))]
 

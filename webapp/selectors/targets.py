@@ -20,7 +20,8 @@ from typing import Any
 
 from django.conf import settings
 
-from ml.errors import NotFoundError
+from ml.errors import NotFoundError, SpecError
+from ml.specs import why_not_served
 from webapp.models import Adapter, AdapterVersion, Prompt, PromptVersion, Team
 from webapp.selectors.framing import Frame, frame_of_adapter, frame_of_prompt
 
@@ -48,6 +49,8 @@ class Target:
     base: str
     frame: Frame = field(default_factory=Frame)
     version: AdapterVersion | PromptVersion | None = None
+    unserved: str = ""
+    """Why the engine cannot answer with it; "" when it can."""
 
     @property
     def is_base(self) -> bool:
@@ -66,11 +69,25 @@ def target_base(asked: str = BASE) -> Target:
     return Target(name=BASE, asked=asked, label="plain model", base=settings.BASE_MODEL)
 
 
+def why_unserved(version: AdapterVersion) -> str:
+    """Why the engine cannot answer with this version; "" when it can."""
+    return why_not_served(version.form, str(version.manifest.get("family") or "decoder"))
+
+
+def unserved_error(name: str, reason: str) -> SpecError:
+    """What chat and API say instead of asking an engine that would refuse."""
+    return SpecError(
+        f"{name} is not served in chat yet: {reason}", code="not_served", field="model",
+        hint="Its page has what it measured, and the files to use it elsewhere.",
+    )  # fmt: skip
+
+
 def target_of_adapter(version: AdapterVersion, asked: str = "") -> Target:
     name = str(version)
     return Target(
         name=name, asked=asked or name, label=asked or name, method=version.method, form=version.form,
         artifact=version.artifact, base=version.base_name, frame=frame_of_adapter(version), version=version,
+        unserved=why_unserved(version),
     )  # fmt: skip
 
 
@@ -112,16 +129,22 @@ class Entry:
     made: datetime | None = None
 
 
+def _entries_of(adapter: Adapter) -> list[Entry]:
+    versions = [version for version in adapter.versions.all() if not why_unserved(version)]
+    aliases = list(adapter.aliases.all())
+    production = next((alias.version for alias in aliases if alias.name == PRODUCTION), None)
+    bare = production or next(iter(adapter.versions.all()), None)
+    found = [Entry(name=adapter.name, made=bare.created_at)] if bare and not why_unserved(bare) else []
+    found += [Entry(name=str(a), made=a.version.created_at) for a in aliases if not why_unserved(a.version)]
+    return found + [Entry(name=str(version), made=version.created_at) for version in versions]
+
+
 def entries_of_team(team: Team) -> list[Entry]:
-    """Every name that resolves, for `/v1/models` and for suggestions: bare names, aliases, numbers."""
+    """Every name that can be asked, for `/v1/models` and for suggestions: bare names, aliases, numbers."""
     found = [Entry(name=BASE)]
     adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
     for adapter in adapters[:MAX_NAMES]:
-        versions = list(adapter.versions.all())
-        if versions:
-            found.append(Entry(name=adapter.name, made=versions[0].created_at))
-            found += [Entry(name=str(alias), made=alias.version.created_at) for alias in adapter.aliases.all()]
-            found += [Entry(name=str(version), made=version.created_at) for version in versions]
+        found += _entries_of(adapter)
     for prompt in Prompt.objects.for_team(team).prefetch_related("versions")[:MAX_NAMES]:
         versions = sorted(prompt.versions.all(), key=lambda v: -v.number)
         if versions:
@@ -171,6 +194,8 @@ class Choice:
     name: str
     method: str
     note: str
+    unserved: str = ""
+    """Why it cannot be picked."""
 
 
 def choices(team: Team) -> list[Choice]:
@@ -178,13 +203,12 @@ def choices(team: Team) -> list[Choice]:
     found = [Choice(name=BASE, method="", note=f"{settings.BASE_MODEL}, frozen")]
     adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
     for adapter in adapters[:MAX_NAMES]:
-        for alias in adapter.aliases.all():
-            found.append(
-                Choice(name=f"{adapter.name}@{alias.name}", method=alias.version.method,
-                       note=f"now version {alias.version.number}")
-            )  # fmt: skip
-        for version in adapter.versions.all():
-            found.append(Choice(name=str(version), method=version.method, note=f"version {version.number}"))
+        named = [(str(alias), alias.version, f"now version {alias.version.number}") for alias in adapter.aliases.all()]
+        named += [(str(version), version, f"version {version.number}") for version in adapter.versions.all()]
+        found += [
+            Choice(name=name, method=version.method, note=note, unserved=why_unserved(version))
+            for name, version, note in named
+        ]
     for prompt in Prompt.objects.for_team(team).prefetch_related("versions")[:MAX_NAMES]:
         newest = max(prompt.versions.all(), key=lambda v: v.number, default=None)
         if newest is not None:

@@ -16,7 +16,7 @@ from django.conf import settings
 from jobs.stream import GenerateRequest
 from ml.errors import SpecError
 from webapp.selectors.chat import DEADLINE_S
-from webapp.selectors.targets import Target
+from webapp.selectors.targets import Target, unserved_error
 
 MAX_STOPS, MAX_STOP_LENGTH = 8, 64
 MAX_TEXT = 200_000
@@ -100,6 +100,12 @@ def clean_text(text: str, *, field: str, limit: int = MAX_TEXT) -> str:
     return text.replace("\x00", "")
 
 
+def check_served(target: Target) -> None:
+    """Raises SpecError for what no engine can answer with, before anything is written or queued."""
+    if target.unserved:
+        raise unserved_error(target.asked, target.unserved)
+
+
 def request_for(
     *,
     target: Target,
@@ -114,6 +120,7 @@ def request_for(
     Classifiers are asked greedily. They and answers from a collection carry no repetition penalty: it counts the
     prompt's tokens too, so it would punish the very words that a label or a source is to be copied in.
     """
+    check_served(target)
     if target.frame.picks_label:
         sampling = replace(sampling, temperature=0.0)
     if target.frame.picks_label or collection_id is not None:

@@ -22,7 +22,7 @@ from webapp.models import Collection, Conversation, Feedback, Message, Team
 from webapp.selectors.chat import OPEN, history_for, is_overdue
 from webapp.selectors.targets import BASE, Target, resolve
 from webapp.services.answers import answer_failed, answer_finished, answer_started, answers_expire
-from webapp.services.asking import Sampling, clean_text, request_for, sampling_from
+from webapp.services.asking import Sampling, check_served, clean_text, request_for, sampling_from
 
 __all__ = [
     "answer_failed", "answer_finished", "answer_regenerate", "answer_started", "answer_stop", "answers_expire", "ask",
@@ -74,7 +74,10 @@ def _checked(text: str, targets: Sequence[str], team: Team) -> tuple[str, list[T
     wanted = list(dict.fromkeys(targets)) or [BASE]
     if len(wanted) > MAX_TARGETS:
         raise SpecError(f"At most {MAX_TARGETS} targets at once, got {len(wanted)}.", field="targets")
-    return text, [resolve(team=team, name=name) for name in wanted]
+    found = [resolve(team=team, name=name) for name in wanted]
+    for target in found:
+        check_served(target)
+    return text, found
 
 
 def ask(

@@ -145,6 +145,12 @@ def page_url(rows: Listing, number: int) -> str:
 
 
 @register.filter
+def midsentence(label: str) -> str:
+    """A label inside a sentence: `Token F1` → `token F1`, while `BLEU` and `ROUGE-L` stay."""
+    return label if label[1:2].isupper() else label[:1].lower() + label[1:]
+
+
+@register.filter
 def get(mapping: Any, key: Any) -> Any:
     """`mapping[key]`, or None."""
     return mapping.get(key) if hasattr(mapping, "get") else None

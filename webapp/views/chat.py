@@ -18,7 +18,7 @@ from webapp.models import Collection, Conversation
 from webapp.policy import policy
 from webapp.selectors import chat as selectors
 from webapp.selectors.chat_page import glyph_of, label_of, turn_views
-from webapp.selectors.targets import BASE, Target, choices, resolve
+from webapp.selectors.targets import BASE, Target, choices, resolve, unserved_error
 from webapp.services import chat as services
 from webapp.services.asking import Sampling, sampling_from
 from webapp.views import chat_answers, chat_api, chat_stream
@@ -28,13 +28,19 @@ PART = "X-Part"
 
 
 def _chips(request: HttpRequest, names: list[str]) -> tuple[list[Target], list[ColdframeError]]:
-    """The targets above the box; a name that is gone is left out, and said."""
-    found, gone = [], []
+    """The targets above the box; a name that is gone or cannot be asked is left out, and said."""
+    found: list[Target] = []
+    gone: list[ColdframeError] = []
     for name in dict.fromkeys(names):
         try:
-            found.append(resolve(team=request.team, name=name))
+            target = resolve(team=request.team, name=name)
         except NotFoundError as error:
             gone.append(error)
+            continue
+        if target.unserved:
+            gone.append(unserved_error(target.asked, target.unserved))
+        else:
+            found.append(target)
     return found or [resolve(team=request.team, name=BASE)], gone
 
 

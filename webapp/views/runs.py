@@ -15,8 +15,10 @@ from ml.errors import ColdframeError
 from webapp.listing import listing
 from webapp.models import Run
 from webapp.policy import policy
+from webapp.selectors import run_outcome as outcome
 from webapp.selectors import runs as select
 from webapp.selectors.run_plan import spec_yaml
+from webapp.selectors.targets import why_unserved
 from webapp.services.runs import run_cancel, run_retry
 from webapp.views import run_forms
 
@@ -70,9 +72,13 @@ def _detail_context(request: HttpRequest, run: Run) -> dict[str, Any]:
         "related": select.related(run),
         "predicted_bytes": select.predicted_bytes(run),
         "version": version,
+        "unserved": why_unserved(version) if version else "",
         "peak_bytes": run.result.get("peak_bytes") or run.progress.get("peak_bytes"),
         "scores": select.scores(evals),
         "samples": select.samples(evals),
+        "measured": outcome.measured(evals),
+        "kept": outcome.kept(run),
+        "warnings": outcome.warnings(run),
         "checkpoints": select.checkpoints(run),
         "log": select.log_lines(run),
         "spec_yaml": spec_yaml(run.spec),
@@ -102,7 +108,7 @@ def live(request: HttpRequest, pk: int) -> JsonResponse:
     last_event = context["chart"]["last_event"]
     html = {name: render_to_string(f"runs/_{name}.html", context, request=request) for name in ("status", "state")}
     if last_event > _whole(request.GET.get("event", "")):
-        for name in ("samples", "log", "checkpoints"):
+        for name in ("samples", "measured", "log", "checkpoints"):
             html[name] = render_to_string(f"runs/_{name}.html", context, request=request)
     return JsonResponse({
         "state": run.state, "is_over": run.is_over, "n_steps": context["chart"]["n_steps"], "last_event": last_event,

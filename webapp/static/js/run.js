@@ -84,13 +84,14 @@ function show(news) {
     const log = panel.querySelector(".cf-log");
     const isAtEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
     panel.innerHTML = html;
+    if (part === "measured") panel.hidden = html.trim() === "";
     if (isAtEnd) panel.querySelector(".cf-log").scrollTop = panel.querySelector(".cf-log").scrollHeight;
   }
   const nBefore = data.evals.step.length;
   Object.assign(data, { evals: news.evals, n_steps: news.n_steps, last_event: news.last_event });
   append(news.curves);
   if (!hasCharts) return;
-  if (news.evals.n_rows) box("eval-note").textContent = `${news.evals.n_rows} rows; the dashed line is the untouched model`;
+  if (news.evals.n_rows) box("eval-note").textContent = `${news.evals.n_rows} rows${news.evals.plain == null ? "" : "; the dashed line is the untouched model"}`;
   write();
   const isWhole = nBefore !== news.evals.step.length;
   for (const id of Object.keys(specs())) update(id, { isWhole });
