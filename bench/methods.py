@@ -81,8 +81,8 @@ def train(spec: dict[str, Any], folder: Path, work: Path, args: argparse.Namespa
     (work / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
     found = {"load": round(load, 2), "whole_s": time.monotonic() - start}
     if code:
-        said = next((event for event in reversed(events) if event["event"] == "failed"), {})
-        return {**found, "error": said.get("message") or f"exit {code}; see {work / 'stderr.txt'}"}
+        said = next((event["error"]["message"] for event in events if event["event"] == "failed"), "")
+        return {**found, "error": said or f"exit {code}; see {work / 'stderr.txt'}"}
     return {**found, **summary(events, work / "run" / "out")}
 
 
@@ -140,8 +140,10 @@ def surroundings(args: argparse.Namespace, loads: Sequence[float]) -> dict[str, 
     from ml.backbone import fingerprint_of
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     return {
         "command": " ".join(["python bench/methods.py", *sys.argv[1:]]),
+        "commit": commit.strip() or "unknown",
         "base": args.model.name,
         "fingerprint": fingerprint_of(args.model),
         "precision": "float32 (QLoRA: NF4 below float32)",

@@ -100,10 +100,13 @@ def _opening(about: Mapping[str, Any]) -> str:
     machine, versions = about["machine"], ", ".join(f"{name} {v}" for name, v in about["versions"].items())
     return f"""# Every technique on two data sets
 
-Made by `{about["command"]}` (this file from its first line to "What it says"). Base model {about["base"]}, fingerprint
-`{about["fingerprint"][:16]}…`, {about["precision"]}. Machine: {machine["cores"]} cores of {machine["processor"]},
-{n_bytes(machine["memory_bytes"])} of memory, no GPU; {versions}. Seed {about["seed"]}. Load of the machine (1 minute)
-before each run: {about["load"]}.
+Made by this command, from the first line to "What it says", at commit {about["commit"]}:
+
+    {about["command"]}
+
+Base model {about["base"]}, fingerprint `{about["fingerprint"][:16]}…`, {about["precision"]}. Seed {about["seed"]}.
+Machine: {machine["cores"]} cores ({machine["processor"]}), {n_bytes(machine["memory_bytes"])} of memory, no GPU;
+{versions}. Load of the machine (1 minute) before each run: {about["load"]}.
 
 Every technique learned from the same rows and was measured on the same held-back rows, the plain model too; nothing was
 chosen by looking at these rows, the last step counts, one seed. *Group*: techniques whose 95 % interval reaches that of
@@ -117,5 +120,7 @@ def _set(study: Study, results: Sequence[Result]) -> str:
     sizes = next(((r["n_train"], r["n_test"]) for r in results if "metrics" in r), (study.n_train, study.n_test))
     return f"""## {study.name}: {study.task}
 
-{sizes[0]:,} training rows, {sizes[1]:,} rows of `{study.measured_on}`, drawn by the hash of their prompts; ordered by
-{NAMES[study.headline]}. Published: {study.published}. {study.differs}"""
+{sizes[0]:,} training rows and {sizes[1]:,} rows of `{study.measured_on}`, drawn by the hash of their prompts. Ordered by
+{NAMES[study.headline]}.
+
+Published: {study.published}. {study.differs}"""
