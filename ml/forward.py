@@ -32,7 +32,7 @@ def base_of(model: Any) -> Any:
 def plain(model: Any) -> Iterator[Any]:
     """The untouched frozen model inside `model`."""
     if not isinstance(model, PeftModel):
-        yield model
+        yield getattr(model, "backbone_model", model)  # a head holds the model that it sits on
         return
     with model.disable_adapter():
         yield model.get_base_model()

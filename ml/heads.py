@@ -62,15 +62,18 @@ class HeadModel(nn.Module):
     def device(self) -> torch.device:
         return self.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, L] of features [B, D]."""
         return nn.functional.linear((features - self.mean) / self.std, self.weight, self.bias)
 
-    def standardize_by(self, features: Tensor) -> None:
-        """Takes mean and standard deviation from the training rows' features [N, D]."""
-        wide = features.double()
-        self.mean.copy_(wide.mean(0))
-        self.std.copy_(wide.std(0, correction=0).clamp(min=_SMALLEST_STD))
+    def standardize(self, mean: Tensor, std: Tensor) -> None:
+        """Takes the training features' mean and standard deviation [D]; what never varies is divided by one."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
 
     @torch.no_grad()
     def features(self, ids: Tensor, mask: Tensor) -> Tensor:

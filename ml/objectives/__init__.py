@@ -66,4 +66,12 @@ def objective_for(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_len
     name = "head" if method.storage == "head" else backbone.family
     module = importlib.import_module(f"ml.objectives.{name}")
     made: Objective = module.objective(spec, backbone, dataset, max_length)
-    return made
+    return _kept_below(made, spec, backbone) if spec.options.get("cache_activations") else made
+
+
+def _kept_below(inner: Objective, spec: TrainSpec, backbone: Backbone) -> Objective:
+    """`inner` with the frozen layers below the trained ones computed once (`ml.objectives.lower`)."""
+    from ml.objectives.lower import LowerObjective
+
+    identity = {"base": backbone.fingerprint, "precision": spec.precision}
+    return LowerObjective(inner, n_top=int(spec.options.get("k", 0)), identity=identity)
