@@ -36,7 +36,8 @@ PERMANENT: dict[int, tuple[str, str, str]] = {
         "out_of_memory", "There was not enough memory.",
         "Clone the run with fewer rows at once, shorter rows, or a technique that trains less.",
     ),
-    72: ("diverged", "The loss became infinite.", "Clone the run with a learning rate three to ten times lower."),
+    72: ("diverged", "The loss became infinite or never fell.", "Clone the run with another learning rate."),
+    74: ("storage", "The disk is full.", "Make room on the disk of <var>, then retry: it goes on from its checkpoint."),
 }  # fmt: skip
 
 

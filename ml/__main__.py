@@ -22,6 +22,7 @@ from ml.errors import (
     ModelError,
     OutOfMemoryError,
     SpecError,
+    StorageError,
     UnavailableError,
 )
 from ml.events import Emitter, claim_stdout
@@ -44,6 +45,7 @@ EXIT_CODES: tuple[tuple[type[ColdframeError], int], ...] = (
     (UnavailableError, 69),
     (OutOfMemoryError, 71),
     (DivergedError, 72),
+    (StorageError, 74),
 )
 UNEXPECTED = 70
 

@@ -206,10 +206,11 @@ def prepare(
 
 def enable_checkpointing(backbone: Backbone) -> None:
     """Each layer keeps its input only. Raises SpecError for a model that cannot."""
-    if not getattr(backbone.model, "supports_gradient_checkpointing", False):
+    try:
+        backbone.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
         raise SpecError(
             f"{backbone.name} cannot train with gradient checkpointing.",
             hint="Switch it off, or use fewer rows at once.",
             field="gradient_checkpointing",
-        )
-    backbone.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        ) from error

@@ -94,7 +94,13 @@ class OutOfMemoryError(ColdframeError):
     code = "out_of_memory"
 
 
+class StorageError(ColdframeError):
+    """Something could not be written to the disk; what was there before is untouched."""
+
+    code = "storage"
+
+
 class DivergedError(ColdframeError):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite, or never fell."""
 
     code = "diverged"

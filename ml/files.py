@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ml.backbone import sha256_of
+from ml.errors import StorageError
 
 
 def flush_file(path: Path) -> None:
@@ -37,7 +40,10 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
-    """An empty folder beside `final` which becomes `final` when the block ends well, and vanishes when it does not."""
+    """An empty folder beside `final` which becomes `final` when the block ends well, and vanishes when it does not.
+
+    Raises StorageError when the disk is full or refuses to write.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     for leftover in final.parent.glob(f".{final.name}.*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -53,8 +59,13 @@ def staged_folder(final: Path) -> Iterator[Path]:
             shutil.rmtree(final)
         staged.rename(final)
         flush_folder(final.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staged, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise StorageError(
+                f"{final.name} could not be written: {getattr(error, 'strerror', None) or error}.",
+                hint=f"Make room on the disk of {final.parent} and start again: what was saved before is still there.",
+            ) from error
         raise
 
 
