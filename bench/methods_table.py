@@ -120,7 +120,7 @@ def _set(study: Study, results: Sequence[Result]) -> str:
     sizes = next(((r["n_train"], r["n_test"]) for r in results if "metrics" in r), (study.n_train, study.n_test))
     return f"""## {study.name}: {study.task}
 
-{sizes[0]:,} training rows and {sizes[1]:,} rows of `{study.measured_on}`, drawn by the hash of their prompts. Ordered by
-{NAMES[study.headline]}.
+{sizes[0]:,} training rows and {sizes[1]:,} rows of `{study.measured_on}`, drawn by the hash of their prompts.
+In the order of {NAMES[study.headline]}.
 
 Published: {study.published}. {study.differs}"""
