@@ -19,7 +19,7 @@ from ml.backbone import family_of, fingerprint_of, model_folder
 from ml.errors import SpecError
 from ml.files import staged_folder, stamp, write_json
 from ml.foreign.config import ForeignConfig, read_config
-from ml.foreign.fit import check_tensors, expected_tensors, layers_of, meta_model, read_tensors
+from ml.foreign.fit import check_tensors, expected_tensors, layers_of, meta_backbone, read_tensors
 from ml.foreign.header import read_header
 from ml.foreign.listing import CARD, CONFIG, WEIGHTS, check_listing, read_json
 from ml.specs import METHODS
@@ -54,9 +54,9 @@ def import_adapter(
     notices = check_listing(folder)
     given = read_json(folder / CONFIG)
     header = read_header(folder / WEIGHTS)
-    model = meta_model(base_folder, family=family, labels=labels)
-    config = read_config(given, layers=layers_of(model), family=family)
-    expected, plain = expected_tensors(model, config)
+    backbone = meta_backbone(base_folder, family=family, labels=labels)
+    config = read_config(given, layers=layers_of(backbone.model), family=family)
+    expected, plain = expected_tensors(backbone, config)
     check_tensors(header, expected, base=base)
     tensors = read_tensors(folder / WEIGHTS)
     if config.base_named and Path(config.base_named).name.lower() != base.lower():

@@ -22,7 +22,7 @@ METHOD_OF = {
 TASK_OF = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}
 _DROPPED = (
     "auto_mapping", "base_model_name_or_path", "eva_config", "inference_mode", "init_ia3_weights",
-    "init_weights", "lora_ga_config", "loftq_config", "megatron_core", "num_transformer_submodules", "peft_version",
+    "init_weights", "lora_ga_config", "loftq_config", "megatron_core", "peft_version",
     "prompt_tuning_init", "prompt_tuning_init_text", "qalora_group_size", "revision", "runtime_config", "task_type",
     "tokenizer_kwargs", "tokenizer_name_or_path", "fan_in_fan_out", "ensure_weight_tying", "num_layers",
 )  # fmt: skip
@@ -182,11 +182,23 @@ def _drop_sizes(rest: dict[str, Any]) -> None:
         rest.pop(name, None)
 
 
+def _n_stacks(rest: dict[str, Any]) -> int | None:
+    """In how many stacks of an encoder-decoder the vectors stand; None leaves it to the family."""
+    given = rest.pop("num_transformer_submodules", None)
+    if given not in (None, 1, 2) or given is True:
+        raise ArtifactError(
+            f"num_transformer_submodules must be 1 or 2, got {str(given)[:40]!r}.", field="num_transformer_submodules"
+        )
+    return None if given is None else int(given)
+
+
 def _prompt_tuning(rest: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], dict[str, Any]]:
     n_tokens = _n_virtual(rest, "prompt_tuning")
     _drop_sizes(rest)
-    options = {"n_virtual_tokens": n_tokens}
-    return {"num_virtual_tokens": n_tokens, "prompt_tuning_init": "RANDOM"}, options
+    values = {
+        "num_virtual_tokens": n_tokens, "num_transformer_submodules": _n_stacks(rest), "prompt_tuning_init": "RANDOM"
+    }  # fmt: skip
+    return values, {"n_virtual_tokens": n_tokens}
 
 
 def _p_tuning(rest: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -200,8 +212,9 @@ def _p_tuning(rest: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], dic
     options["encoder_layers"] = _take(rest, "encoder_num_layers", "p_tuning", "encoder_layers", 2)
     options["encoder_dropout"] = _take(rest, "encoder_dropout", "p_tuning", "encoder_dropout", 0.0)
     rest.pop("encoder_hidden_size", None)
-    values = {
-        "num_virtual_tokens": n_tokens, "encoder_reparameterization_type": options["encoder"].upper(),
+    values: dict[str, Any] = {
+        "num_virtual_tokens": n_tokens, "num_transformer_submodules": _n_stacks(rest),
+        "encoder_reparameterization_type": options["encoder"].upper(),
         "encoder_num_layers": options["encoder_layers"], "encoder_dropout": options["encoder_dropout"],
     }  # fmt: skip
     if "encoder_width" in options:
@@ -217,6 +230,7 @@ def _prefix_tuning(rest: dict[str, Any], layers: Layers) -> tuple[dict[str, Any]
         options["projection_width"] = _take(rest, "encoder_hidden_size", "prefix_tuning", "projection_width", None)
         values["encoder_hidden_size"] = options["projection_width"]
     rest.pop("encoder_hidden_size", None)
+    rest.pop("num_transformer_submodules", None)
     _drop_sizes(rest)
     return values, options
 

@@ -13,42 +13,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
+from ml.backbone import Backbone
 from ml.errors import ArtifactError, ModelError
 from ml.foreign.config import ForeignConfig, Layers
 from ml.foreign.header import TensorInfo
+from ml.methods import build
+from ml.specs import METHODS
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIX = "base_model.model."
+_CLASSES: dict[str, Any] = {
+    "decoder": AutoModelForCausalLM,
+    "encoder": AutoModelForSequenceClassification,
+    "encoder_decoder": AutoModelForSeq2SeqLM,
+}
 
 
-def meta_model(folder: Path, *, family: str, labels: Sequence[str] = ()) -> Any:
+def meta_backbone(folder: Path, *, family: str, labels: Sequence[str] = ()) -> Backbone:
     """The base model's shape without its weights (every parameter on the meta device). Raises ModelError."""
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSeq2SeqLM,
-        AutoModelForSequenceClassification,
-    )
-
-    kinds: dict[str, Any] = {
-        "decoder": AutoModelForCausalLM, "encoder_decoder": AutoModelForSeq2SeqLM,
-        "encoder": AutoModelForSequenceClassification,
-    }  # fmt: skip
-    extra = {"num_labels": len(labels)} if labels else {}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if labels:
+            config.num_labels = len(labels)
         with torch.device("meta"):
-            return kinds[family].from_config(config, trust_remote_code=False)
+            model = _CLASSES[family].from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"The model {folder.name} cannot be read: {error}.", field="base") from error
+    return Backbone(model=model.eval(), tokenizer=None, fingerprint="", family=family, labels=tuple(labels),
+                    name=folder.name, folder=folder)  # fmt: skip
 
 
 def layers_of(model: Any) -> Layers:
     """The linear layers of `model` and its other modules, by name; the model itself is left out."""
-    from transformers.pytorch_utils import Conv1D
-
     named = [(name, module) for name, module in model.named_modules() if name]
     return Layers(
         linear=frozenset(name for name, module in named if isinstance(module, nn.Linear | Conv1D)),
@@ -57,21 +60,11 @@ def layers_of(model: Any) -> Layers:
     )
 
 
-def peft_config(config: ForeignConfig) -> Any:
-    """PEFT's own configuration object, built from checked values only."""
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
-
-    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config.peft_type)](**copy.deepcopy(config.values))
-
-
-def expected_tensors(model: Any, config: ForeignConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """What PEFT would save for `config` on `model` (on meta): shapes by name, and the configuration as a dict."""
-    from peft import get_peft_model
-    from peft.utils import get_peft_model_state_dict
-
+def expected_tensors(backbone: Backbone, config: ForeignConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """What PEFT would save for `config` on a meta backbone: shapes by name, and its configuration as a dict."""
     try:
         with torch.device("meta"):
-            shaped: Any = get_peft_model(model, peft_config(config), low_cpu_mem_usage=True)
+            shaped = _shaped(backbone, config)
             state = get_peft_model_state_dict(shaped, save_embedding_layers=False)
     except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, RuntimeError) as error:
         raise ArtifactError(
@@ -81,6 +74,18 @@ def expected_tensors(model: Any, config: ForeignConfig) -> tuple[dict[str, tuple
     full = shaped.active_peft_config.to_dict()
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in full.items()}
     return {name: tuple(tensor.shape) for name, tensor in state.items()}, json.loads(json.dumps(plain, default=str))
+
+
+def _shaped(backbone: Backbone, config: ForeignConfig) -> Any:
+    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config.peft_type)]
+    sizes: dict[str, int] = {}
+    if config.peft_type == "PREFIX_TUNING":
+        # PEFT guesses the heads' width from the configuration, wrongly for some models; ours asks the layers.
+        other = meta_backbone(backbone.folder, family=backbone.family, labels=backbone.labels)
+        defaults = {field.name: field.default for field in METHODS[config.method].fields}
+        ours = build(other, config.method, {**defaults, **config.options}, seed=0).active_peft_config
+        sizes = {name: getattr(ours, name) for name in ("num_layers", "num_attention_heads", "token_dim")}
+    return get_peft_model(backbone.model, kind(**copy.deepcopy(config.values), **sizes), low_cpu_mem_usage=True)
 
 
 def check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], *, base: str) -> None:
@@ -109,8 +114,6 @@ def check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The numbers, after the header was checked. Raises ArtifactError naming a tensor with NaN or infinity."""
-    from safetensors.torch import load_file
-
     tensors = load_file(path)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):

@@ -16,13 +16,15 @@ from ml.errors import ArtifactError, ModelError, SpecError
 from ml.foreign import import_adapter
 from tests.ml.conftest import save_tiny_llama
 from tests.ml.foreign.conftest import CONFIGS, peft_model
+from tests.ml.methods.building import LABELS, PEFT_METHODS, Shapes
 from tests.ml.running import Recorder
+from tests.ml.tiny import SHAPES
 
 IDS = torch.tensor([[5, 9, 300, 17, 44]])
 
 
 def brought(folder: Path, models: Path, into: Path, **changes: Any) -> Any:
-    return import_adapter(folder, models_dir=models, base="tiny-llama", into=into, **changes)
+    return import_adapter(folder, models_dir=models, into=into, **{"base": "tiny-llama", **changes})
 
 
 def change_config(folder: Path, **values: Any) -> None:
@@ -43,6 +45,24 @@ def test_an_adapter_of_plain_peft_answers_as_before(
     ours = load_adapter(load_backbone(tiny_llama_dir), tmp_path / "ours")
     with torch.no_grad():
         assert torch.allclose(ours(IDS).logits, wanted, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
+    return Shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+@pytest.mark.parametrize("method", PEFT_METHODS)
+def test_adapters_of_every_method_and_shape_come_in(method: str, shape: str, shapes: Shapes, tmp_path: Path) -> None:
+    backbone, model = shapes.built(shape, method)
+    model.save_pretrained(tmp_path / "theirs")
+    labels = LABELS if backbone.family == "encoder" else ()
+    imported = brought(tmp_path / "theirs", shapes.folder, tmp_path / "ours", base=shape, labels=labels)
+    assert (imported.manifest.family, imported.manifest.labels) == (backbone.family, list(labels))
+    found, wanted = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs"))
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    load_adapter(shapes.backbone(shape), tmp_path / "ours")
 
 
 def test_the_manifest_says_that_it_was_imported_and_what_is_known(
