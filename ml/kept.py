@@ -8,7 +8,6 @@ rows have in common is stored once. Limit: written by one process at a time.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -103,19 +102,15 @@ def keep(
 ) -> Kept:
     """The rows in `folder` when they are whole and have this `identity` (JSON); otherwise `fill` writes them.
 
-    `n_bytes` is what they will take at most. Raises SpecError when the disk has no room for them.
+    `n_bytes` is what they will take at most. Raises SpecError when the disk has no room for them, StorageError when it
+    fills up or fails meanwhile.
     """
     identity = json.loads(json.dumps(identity))
     manifest = _read(folder)
     if manifest is None or manifest["identity"] != identity:
         shutil.rmtree(folder, ignore_errors=True)
         _check_room(folder, n_bytes, no_room)
-        try:
-            manifest = _write(folder, identity, fill)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise no_room.error(folder, n_bytes) from error
+        manifest = _write(folder, identity, fill)
     return Kept(folder, manifest)
 
 
