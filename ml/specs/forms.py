@@ -45,7 +45,7 @@ GROUPS = (
 )
 
 _NOT_SERVED: Mapping[str, str] = {
-    "scale": "learned scales do not share a batch with other tasks yet.",
+    "scale": "learned scales cannot share a batch with other tasks.",
     "head": "a classifier head gives a label and writes no text; the engine only writes text.",
     "own_backbone": "it changes the model itself, and the engine serves one frozen model to everybody.",
 }

@@ -11,7 +11,8 @@ from django.test import Client
 
 from ml.errors import UnavailableError
 from ml.specs import METHODS
-from webapp.models import Dataset, DatasetVersion, Run, Team
+from tests.webapp.run_forms import filled, own, version_of
+from webapp.models import DatasetVersion, Run, Team
 from webapp.services import runs as services
 from webapp.services.run_leases import run_claim, run_fail, run_record, run_started
 from webapp.services.runs import training_submit
@@ -28,14 +29,6 @@ def doorbells(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rung
 
 
-def version_of(team: Team, name: str = "intents") -> DatasetVersion:
-    dataset = Dataset.objects.create(team=team, name=name)
-    splits = {"train": 40, "validation": 5, "test": 5}
-    return DatasetVersion.objects.create(
-        team=team, dataset=dataset, number=1, sha256="a" * 64, task="classification", labels=["x", "y"], splits=splits
-    )
-
-
 @pytest.fixture
 def version(team: Team) -> DatasetVersion:
     return version_of(team)
@@ -45,18 +38,6 @@ def version(team: Team) -> DatasetVersion:
 def run(team: Team, version: DatasetVersion, member: Any) -> Run:
     given = {"method": next(iter(METHODS)), "base": "tiny", "steps": 10}
     return training_submit(team=team, user=member, adapter="ada", dataset_version_id=version.pk, given=given)
-
-
-def filled(client: Client, **changes: Any) -> dict[str, Any]:
-    """What the browser would send from the untouched form, with `changes`."""
-    form = client.get("/runs/new/").context["form"]
-    values = {name: form[name].value() for name in form.fields}
-    return {k: v for k, v in {**values, **changes}.items() if v is not None and v is not False}
-
-
-def own(name: str) -> str:
-    """The input of a setting that the first technique keeps for itself."""
-    return f"{next(iter(METHODS))}-{name}"
 
 
 def test_the_untouched_form_starts_a_run_and_rings_once(
@@ -82,9 +63,9 @@ def test_every_technique_can_be_started_with_its_own_defaults(
     client = client_of(member)
     assert client.post("/runs/new/", filled(client, method=method)).status_code == 302
     spec = Run.objects.get().spec
-    own = METHODS[method]
-    assert spec["learning_rate"] == own.defaults["learning_rate"]
-    assert spec["options"] == {field.name: field.default for field in own.fields}
+    row = METHODS[method]
+    assert spec["learning_rate"] == row.defaults["learning_rate"]
+    assert spec["options"] == {field.name: field.default for field in row.fields}
 
 
 @pytest.mark.parametrize(
@@ -113,12 +94,12 @@ def test_an_adapter_name_that_cannot_be_typed_is_refused(
 def test_settings_typed_for_another_technique_stay_when_the_form_comes_back(
     client_of: ClientOf, member: Any, version: DatasetVersion
 ) -> None:
-    first, second = list(METHODS)[:2]
+    second = list(METHODS)[1]
     client = client_of(member)
     page = client.post(
         "/runs/new/", filled(client, **{own("steps"): "0", f"{second}-learning_rate": "0.0123"})
     ).content.decode()
-    assert 'value="0.0123"' in page and first != second
+    assert 'value="0.0123"' in page
 
 
 def test_a_data_set_of_another_team_does_not_exist(

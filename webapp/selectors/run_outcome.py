@@ -35,7 +35,7 @@ class Figure:
     def interval(self) -> str:
         if self.low is None or self.high is None:
             return ""
-        return f"{self.metric.text(self.low)}–{self.metric.text(self.high)}"
+        return f"[{self.metric.text(self.low)}, {self.metric.text(self.high)}]".replace(" %", "")
 
 
 @dataclass(frozen=True, kw_only=True)
