@@ -26,7 +26,7 @@ from ml.data.rows import Dataset, read_dataset
 from ml.errors import ArtifactError, SpecError
 from ml.events import Emitter
 from ml.limits import memory_advice, peak_bytes, usable_length
-from ml.methods import build
+from ml.methods import build, enable_checkpointing
 from ml.objectives import objective_for
 from ml.plan import plan
 from ml.processes import Processes
@@ -187,7 +187,7 @@ def prepare(
     with memory_advice(spec, needed, device):
         model = build(backbone, spec.method, spec.options, spec.seed)
     if spec.gradient_checkpointing:
-        enable_checkpointing(backbone)
+        enable_checkpointing(backbone.model, backbone.name)
     n_trainable = sum(p.numel() for p in trainables(model).values())
     emit("started", n_steps=spec.steps, base=spec.base, method=spec.method, n_trainable=n_trainable, device=device)
     return Trainer(
@@ -202,15 +202,3 @@ def prepare(
         emit=emit,
         processes=processes,
     )
-
-
-def enable_checkpointing(backbone: Backbone) -> None:
-    """Each layer keeps its input only. Raises SpecError for a model that cannot."""
-    try:
-        backbone.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    except ValueError as error:
-        raise SpecError(
-            f"{backbone.name} cannot train with gradient checkpointing.",
-            hint="Switch it off, or use fewer rows at once.",
-            field="gradient_checkpointing",
-        ) from error

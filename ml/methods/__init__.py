@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel, TaskType
 
 from ml.backbone import Backbone
+from ml.errors import SpecError
 from ml.specs import method_named
 
 _TASKS = {"decoder": TaskType.CAUSAL_LM, "encoder": TaskType.SEQ_CLS, "encoder_decoder": TaskType.SEQ_2_SEQ_LM}
@@ -44,3 +45,15 @@ def build(backbone: Backbone, method: str, options: Mapping[str, Any], seed: int
         for parameter in trained:
             parameter.data = parameter.data.float()
     return model
+
+
+def enable_checkpointing(model: Any, name: str) -> None:
+    """Lets each layer of `model` keep its input only. Raises SpecError for a model that cannot."""
+    try:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise SpecError(
+            f"{name} cannot train with gradient checkpointing.",
+            hint="Switch it off, or use fewer rows at once.",
+            field="gradient_checkpointing",
+        ) from error
