@@ -17,7 +17,7 @@ from peft.tuners.p_tuning import PromptEncoderReparameterizationType
 from ml.backbone import Backbone
 from ml.errors import SpecError
 from ml.methods import task_type
-from ml.methods.shared import put_on
+from ml.methods.shared import in_front_of, put_on
 
 _MLP_LAYERS = 2
 
@@ -38,7 +38,7 @@ def build(backbone: Backbone, options: Mapping[str, Any], seed: int) -> Any:
     config = PromptEncoderConfig(
         task_type=task_type(backbone),
         num_virtual_tokens=int(options["n_virtual_tokens"]),
-        num_transformer_submodules=1,
+        **in_front_of(backbone),
         encoder_reparameterization_type=kind.LSTM if lstm else kind.MLP,
         encoder_hidden_size=int(options["encoder_width"]),
         encoder_num_layers=n_layers if lstm else _MLP_LAYERS,

@@ -19,7 +19,7 @@ from torch import Tensor
 from ml.backbone import Backbone
 from ml.errors import SpecError
 from ml.methods import task_type
-from ml.methods.shared import embedded, put_on, sampled_vocabulary
+from ml.methods.shared import embedded, in_front_of, put_on, sampled_vocabulary
 
 
 def build(backbone: Backbone, options: Mapping[str, Any], seed: int) -> Any:
@@ -31,9 +31,7 @@ def build(backbone: Backbone, options: Mapping[str, Any], seed: int) -> Any:
     start = None
     if backbone.model.device.type != "meta":
         start = _start_vectors(backbone, options, n_tokens, seed)
-    config = PromptTuningConfig(
-        task_type=task_type(backbone), num_virtual_tokens=n_tokens, num_transformer_submodules=1
-    )
+    config = PromptTuningConfig(task_type=task_type(backbone), num_virtual_tokens=n_tokens, **in_front_of(backbone))
     model = put_on(backbone, config)
     if start is not None:
         model.prompt_encoder["default"].embedding.weight.data.copy_(start)

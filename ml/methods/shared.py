@@ -118,6 +118,20 @@ def _hint(layers: Mapping[str, nn.Module]) -> str:
     return f"Write all-linear, attention, or some of: {short_names(layers)}."
 
 
+def in_front_of(backbone: Backbone) -> dict[str, Any]:
+    """What PEFT must know of a model to put vectors in front of its input; it finds that by itself for some only.
+
+    One set of vectors: PEFT would make a second one for an encoder-decoder's decoder and never use it.
+    """
+    config = backbone.model.config
+    return {
+        "num_transformer_submodules": 1,
+        "token_dim": int(backbone.model.get_input_embeddings().embedding_dim),
+        "num_layers": int(config.num_hidden_layers),
+        "num_attention_heads": int(config.num_attention_heads),
+    }
+
+
 def sampled_vocabulary(backbone: Backbone, n_tokens: int, seed: int) -> list[int]:
     """`n_tokens` ids drawn from the whole vocabulary without control tokens; any ids on the meta device."""
     generator = torch.Generator().manual_seed(seed)

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ml.backbone import Backbone, load_backbone
 from ml.methods import build
 from ml.specs import METHODS
-from tests.ml.tiny import SHAPES, save_tiny
+from tests.ml.tiny import SHAPES, save_tiny, tiny_tokenizer_for
 
 PEFT_METHODS = sorted(name for name, method in METHODS.items() if method.storage == "peft")
 DECODERS = sorted(shape for shape, family in SHAPES.items() if family == "decoder")
@@ -26,6 +27,28 @@ SMALL: dict[str, dict[str, Any]] = {
     "prefix_tuning": {"n_virtual_tokens": 4},
 }
 """Options that make a method tiny."""
+
+
+_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": _SIZES,
+    "roberta": {**_SIZES, "pad_token_id": 0},
+    "electra": {**_SIZES, "embedding_size": 16},
+    "albert": {**_SIZES, "embedding_size": 16},
+    "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4},
+    "mpnet": _SIZES,
+}
+"""Kinds of encoders and the settings of a tiny one."""
+
+
+def save_encoder(folder: Path, kind: str) -> Path:
+    """A random encoder of `kind` with a classifier."""
+    config = AutoConfig.for_model(kind, vocab_size=384, initializer_range=0.15, **ENCODERS[kind])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tiny_tokenizer_for("bert").save_pretrained(folder)
+    return folder
 
 
 class Shapes:
