@@ -36,6 +36,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 def family_of(folder: Path) -> str:
     """`decoder`, `encoder` or `encoder_decoder`, from the configuration alone. Raises ModelError for anything else."""
     config = read_config(Path(folder))
+    if family := family_of_config(config):
+        return family
+    kind = config.get("model_type")
+    raise ModelError(
+        f"{Path(folder).name} is a {kind!r} model, which cannot be used.",
+        hint="Use a language model that transformers knows by itself: a decoder (Llama or GPT kind), an encoder (BERT "
+        "kind) or an encoder-decoder (T5 or BART kind). Models that bring code are refused.",
+        field="base",
+    )
+
+
+def family_of_config(config: dict[str, Any]) -> str:
+    """The family that a configuration's values say; "" for none that is known."""
     kind = config.get("model_type")
     if "auto_map" not in config:
         if kind in _ENCODER_DECODERS and config.get("is_encoder_decoder", True):
@@ -44,12 +57,12 @@ def family_of(folder: Path) -> str:
             return "encoder"
         if not config.get("is_encoder_decoder") and _is_causal(kind):
             return "decoder"
-    raise ModelError(
-        f"{Path(folder).name} is a {kind!r} model, which cannot be used.",
-        hint="Use a language model that transformers knows by itself: a decoder (Llama or GPT kind), an encoder (BERT "
-        "kind) or an encoder-decoder (T5 or BART kind). Models that bring code are refused.",
-        field="base",
-    )
+    return ""
+
+
+def reads_plain_text(folder: Path) -> bool:
+    """Whether the model in `folder` is an encoder or encoder-decoder, which have no chat template; imports nothing."""
+    return read_config(Path(folder)).get("model_type") in (*_ENCODERS, *_ENCODER_DECODERS)
 
 
 def _is_causal(kind: Any) -> bool:

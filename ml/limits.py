@@ -11,6 +11,7 @@ import torch
 
 from ml.backbone import is_out_of_memory
 from ml.errors import OutOfMemoryError, SpecError
+from ml.families import n_positions
 from ml.plan import Plan, advice, free_bytes
 from ml.specs import TrainSpec
 
@@ -19,7 +20,7 @@ _SHORTEST = 8
 
 def usable_length(spec: TrainSpec, config: Any) -> int:
     """Tokens a row may have: the spec's limit, or less when the model has fewer positions beside the virtual tokens."""
-    positions = getattr(config, "max_position_embeddings", None) or spec.max_length
+    positions = n_positions(config) or spec.max_length
     n_virtual = int(spec.options.get("n_virtual_tokens", 0))
     if positions - n_virtual < _SHORTEST:
         raise SpecError(

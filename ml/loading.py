@@ -31,7 +31,7 @@ from ml.errors import ModelError, OutOfMemoryError
 from ml.families import check_supported
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory")
-_FRESH = ("classifier", "score", "pre_classifier", "pooler")
+FRESH = ("classifier", "score", "pre_classifier", "pooler")
 """Modules of a classifier that a language model's folder need not have."""
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -119,7 +119,7 @@ def _refusal(name: str, error: Exception) -> ModelError | OutOfMemoryError:
 def _fill_fresh(name: str, model: Any, found: Any, seed: int) -> None:
     """Draws what a classifier adds to the folder's weights, on the CPU; refuses when anything else is missing."""
     missing = set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}
-    if alien := sorted(key for key in missing if not any(part in _FRESH for part in key.split("."))):
+    if alien := sorted(key for key in missing if not any(part in FRESH for part in key.split("."))):
         raise ModelError(
             f"{name} lacks {len(alien)} weights of its architecture, such as {alien[0]}.",
             hint="Fetch or convert the model again.",
@@ -151,7 +151,7 @@ def _four_bits(quantization: str, *, double: bool, dtype: torch.dtype, device: s
     """Options of from_pretrained for NF4 (QLoRA, arXiv 2305.14314 section 3), computing in `dtype`."""
     if quantization != "nf4":
         raise ModelError(f"Unknown quantization {quantization!r}.", hint="Give nf4, or nothing.", field="quantization")
-    _import_bitsandbytes()
+    import_bitsandbytes()
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
@@ -159,7 +159,7 @@ def _four_bits(quantization: str, *, double: bool, dtype: torch.dtype, device: s
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=double,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[rf"(.*\.)?{name}" for name in _FRESH] if family == "encoder" else None,
+        llm_int8_skip_modules=[rf"(.*\.)?{name}" for name in FRESH] if family == "encoder" else None,
     )
     return {"quantization_config": config, "device_map": {"": device}}
 
@@ -175,7 +175,7 @@ def _keep_packing(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _import_bitsandbytes() -> None:
+def import_bitsandbytes() -> None:
     """Imports bitsandbytes without its try to fetch a CPU kernel over the network and its warning when it cannot."""
     if "bitsandbytes" in sys.modules:
         return

@@ -68,7 +68,7 @@ def target_logits(model: Any, encoded: Encoded, targets: Sequence[Sequence[int]]
     """Logits [N, V] that predict every token of `targets`, and their rows [N]."""
     base = base_of(model)
     start = int(base.config.decoder_start_token_id)
-    ids, real = pad_right([[start, *target[:-1]] for target in targets], base.device)  # [B, T]
+    ids, _ = pad_right([[start, *target[:-1]] for target in targets], base.device)  # [B, T]
     logits = base(
         encoder_outputs=BaseModelOutput(last_hidden_state=encoded.hidden),
         attention_mask=encoded.mask,
@@ -76,7 +76,9 @@ def target_logits(model: Any, encoded: Encoded, targets: Sequence[Sequence[int]]
         past_key_values=_prefix(model, len(targets)),
         use_cache=False,
     ).logits
-    return logits[real].float(), real.nonzero()[:, 0]
+    places = [(row, place) for row, target in enumerate(targets) for place in range(len(target))]
+    owner, column = torch.tensor(places, device=base.device).T  # [N] each, known without looking at the mask
+    return logits[owner, column].float(), owner
 
 
 def target_nll(model: Any, encoded: Encoded, targets: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

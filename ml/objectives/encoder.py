@@ -17,7 +17,6 @@ from ml.backbone import Backbone
 from ml.data.plain_text import LabelledText, encode_labelled, text_ids
 from ml.data.rows import Dataset, Row, check_every_label_is_taught, row_named
 from ml.errors import DataError, ModelError, SpecError
-from ml.families import n_positions
 from ml.forward import base_of, pad_right
 from ml.objectives import Check
 from ml.objectives.decoder import ROWS_AT_ONCE, by_length
@@ -32,9 +31,7 @@ def objective(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_length:
             hint="Load it with the labels of the data set.",
             field="base",
         )
-    positions, n_virtual = n_positions(backbone.model.config), int(spec.options.get("n_virtual_tokens", 0))
-    longest = max_length if positions is None else min(max_length, positions - n_virtual)
-    return EncoderObjective(backbone=backbone, dataset=dataset, max_length=longest)
+    return EncoderObjective(backbone=backbone, dataset=dataset, max_length=max_length)
 
 
 class EncoderObjective:

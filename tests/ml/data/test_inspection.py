@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
+from ml.backbone import load_backbone
 from ml.data.inspection import inspect_file
 from ml.data.lengths import load_tokenizer, token_lengths
 from ml.data.mapping import check_mapping
 from ml.data.preview import preview_rows
+from ml.data.rows import read_dataset
 from ml.errors import DataError, ModelError, SpecError
-from tests.ml.conftest import tiny_tokenizer
+from ml.objectives import objective_for
+from tests.ml.conftest import COLOURS, tiny_tokenizer
+from tests.ml.running import tiny_spec
+from tests.ml.tiny import save_tiny
 
 Look = Callable[..., dict[str, Any]]
 
@@ -129,6 +134,17 @@ def test_tokens_are_counted_as_training_will(tiny_models_dir: Path, tiny_dataset
     assert (lengths["n"], lengths["base"]) == (50, "tiny-llama")
     assert 0 < lengths["median"] <= lengths["p95"] <= lengths["longest"]
     assert sum(lengths["bars"]) == 50
+
+
+@pytest.mark.parametrize("shape", ["bert", "bart"])
+def test_tokens_of_models_without_a_chat_are_counted_as_training_will(
+    shape: str, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    backbone = load_backbone(save_tiny(tmp_path / shape, shape), labels=sorted(COLOURS))
+    objective = objective_for(tiny_spec(), backbone, read_dataset(tiny_dataset_dir), 96)
+    rows = [row for split in read_dataset(tiny_dataset_dir).splits.values() for row in split]
+    longest = max(item.n_tokens for item in objective.encode(rows))
+    assert token_lengths(tiny_dataset_dir, models_dir=tmp_path, base=shape)["longest"] == longest
 
 
 @pytest.mark.parametrize("base", ["../tiny-llama", "nope", ".."])

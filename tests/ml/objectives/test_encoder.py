@@ -9,6 +9,7 @@ import torch
 
 from ml.data.rows import Dataset, Row, read_dataset
 from ml.errors import DataError, ModelError, SpecError
+from ml.limits import usable_length
 from ml.methods import build
 from ml.objectives import objective_for
 from ml.specs import METHODS
@@ -50,7 +51,7 @@ def test_gradients_reach_everything_that_is_trained(method: str, checkpointing: 
     model = shaken(backbone, method).train()
     objective = objective_for(spec_for(method), backbone, dataset(), 64)
     if checkpointing:
-        backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        backbone.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     objective.nll(model, objective.encode(ROWS)).sum().backward()
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert all(grad is not None for grad in trained.values()), [n for n, g in trained.items() if g is None]
@@ -95,10 +96,13 @@ def test_an_encoder_writes_no_answers(tiny_generation_dataset_dir: Path) -> None
         objective_for(spec_for("lora"), backbone, dataset(), 64).answers(backbone.model, ROWS, lambda: None)
 
 
-def test_a_row_never_has_more_tokens_than_the_model_has_positions() -> None:
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
+def test_a_row_as_long_as_the_model_allows_is_computed(method: str) -> None:
+    """With virtual tokens, fewer positions are left for the row."""
     backbone, long = tiny_backbone("bert", max_position_embeddings=32), [row(1, "very " * 99, "red")]
-    objective = objective_for(spec_for("prompt_tuning"), backbone, dataset(long, labels=("red",)), 512)
+    spec = spec_for(method)
+    longest = usable_length(spec, backbone.model.config)
+    objective = objective_for(spec, backbone, dataset(long, labels=("red",)), longest)
     item = objective.encode(long)[0]
-    assert (item.n_tokens, item.n_cut > 0) == (28, True)
-    model = build(backbone, "prompt_tuning", spec_for("prompt_tuning").options, 3)
-    assert objective.nll(model, [item]).shape == (1,)
+    assert item.n_tokens == longest == {"lora": 32, "prompt_tuning": 28}[method]
+    assert objective.nll(build(backbone, method, spec.options, 3), [item]).shape == (1,)

@@ -96,7 +96,7 @@ def test_gradients_are_those_of_the_models_own_loss(shape: str, method: str, che
         -sum(theirs(model, backbone, i.ids, i.target).sum() for i in items), trained, allow_unused=True
     )
     if checkpointing:
-        backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        backbone.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     found = torch.autograd.grad(objective.nll(model, items).sum(), trained, allow_unused=True)
     for ours, wanted in zip(found, expected, strict=True):
         assert (ours is None) == (wanted is None)
