@@ -32,6 +32,7 @@ VERBS = {
     "evaluate": "measure a base model or an adapter on a data set",
     "inspect": "check an adapter folder and say what it is",
     "import": "check an adapter made by plain peft and write it as an artifact",
+    "merge": "write base model and adapter as one whole model",
     "starter": "fetch the starter models",
     "ingest": "read, cut and embed documents",
     "validate": "check an upload and make a data set version",
