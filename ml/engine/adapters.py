@@ -69,7 +69,7 @@ def load_adapter(folder: Path, *, artifact: str, backbone: Backbone) -> Adapter:
             f"Adapter {artifact[:12]} has been changed: its manifest's hash is {found[:12]}.",
             hint="Restore the storage from a backup, or train it again.",
         )
-    if reason := why_not_served(manifest.form, getattr(manifest, "family", "decoder")):
+    if reason := why_not_served(manifest.form, manifest.family):
         raise ArtifactError(
             f"Adapter {artifact[:12]} is not served in chat yet: {reason}",
             hint="It can be downloaded and used with its own library; its README.md says how.",

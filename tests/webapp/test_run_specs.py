@@ -202,3 +202,13 @@ def test_viewers_load_and_keep_no_specs(client_of: ClientOf, viewer: Any, versio
     assert client.post("/runs/new/load/", {"spec": "steps: 1"}).status_code == 403
     assert client.post("/runs/new/spec/", {}).status_code == 403
     assert client.get("/runs/new/load/").status_code in (403, 405)
+
+
+def test_an_earlier_run_of_the_team_can_be_started_from_and_no_other(
+    client_of: ClientOf, member: Any, run: Run, other_team: Team, stranger: Any
+) -> None:
+    given = {"method": run.spec["method"], "base": "tiny"}
+    foreign = version_of(other_team, "secret")
+    training_submit(team=other_team, user=stranger, adapter="offlimits", dataset_version_id=foreign.pk, given=given)
+    page = client_of(member).get("/runs/new/").content.decode()
+    assert f'<option value="{run.pk}">ada #{run.pk}' in page and "offlimits" not in page

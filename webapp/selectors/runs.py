@@ -21,6 +21,7 @@ CURVES = ("loss", "learning_rate", "grad_norm")
 LOG_LINES = 400
 EVALS = 300
 SAMPLES = 5
+EARLIER = 30
 LOGGED = ("log", "phase", "warning", "started", "eval", "best", "checkpoint", "failed", "stopped", "finished",
           "requeued")  # fmt: skip
 
@@ -49,6 +50,11 @@ def runs_of(team: Team) -> QuerySet[Run]:
 def run_of(team: Team, pk: int) -> Run:
     """The team's run; Http404 for any other."""
     return get_object_or_404(runs_of(team), pk=pk)
+
+
+def earlier_trainings(team: Team) -> list[Run]:
+    """The newest training runs, whose settings a new one may start from."""
+    return list(runs_of(team).filter(kind=Run.Kind.TRAIN).order_by("-pk")[:EARLIER])
 
 
 def live_rows(team: Team) -> list[RunRow]:

@@ -32,7 +32,11 @@ def _plan(request: HttpRequest, form: TrainForm) -> Plan:
 
 def _page(request: HttpRequest, form: TrainForm, *, status: int = 200, **extra: Any) -> HttpResponse:
     plan_form = form if form.is_bound else TrainForm(_as_data(form), team=request.team)
-    context = {"form": form, "plan": _plan(request, plan_form), **extra}
+    plan = _plan(request, plan_form)
+    context = {
+        "form": form, "plan": plan, "earlier": select.earlier_trainings(request.team),
+        "n_problems": len(plan.problems) + len(extra.get("load_problems", ())), **extra,
+    }  # fmt: skip
     return render(request, "runs/new.html", context, status=status)
 
 

@@ -16,6 +16,7 @@ from ml.data.chat import prompt_ids
 from ml.engine.types import Request, Sampling
 from ml.errors import ArtifactError, BusyError, ContextTooLongError, ModelError, SpecError
 from ml.files import stamp, write_json
+from ml.specs import why_not_served
 from tests.ml.conftest import save_tiny_llama
 from tests.ml.engine.conftest import CAUSAL, request_of, run, save_adapter
 
@@ -25,8 +26,9 @@ def ids(zoo):
     return prompt_ids(zoo.backbone.tokenizer, [{"role": "user", "content": "Hello"}])
 
 
-def copied(zoo, kind: str, folder: Path, *, config=None, change=None) -> str:
-    """A copy of an adapter with another configuration or other weights, and a manifest that vouches for it."""
+def copied(zoo, kind: str, folder: Path, *, config=None, change=None, **about: str) -> str:
+    """A copy of an adapter with another configuration or other weights, and a manifest that vouches for it; `about`
+    changes the manifest."""
     source, stage = zoo.folder / zoo.shas[kind], folder / "stage"
     stage.mkdir()
     manifest = json.loads((source / "manifest.json").read_text())
@@ -34,7 +36,7 @@ def copied(zoo, kind: str, folder: Path, *, config=None, change=None) -> str:
     (stage / "adapter_config.json").write_text(json.dumps(given))
     tensors = load_file(source / "adapter_model.safetensors")
     save_file(change(tensors) if change else tensors, stage / "adapter_model.safetensors")
-    write_json(stage / "manifest.json", manifest | {"files": stamp(stage)})
+    write_json(stage / "manifest.json", manifest | about | {"files": stamp(stage)})
     sha = artifact_id(stage)
     stage.rename(folder / sha)
     return sha
@@ -103,6 +105,15 @@ def test_an_adapter_whose_training_diverged_is_refused(zoo, make_engine, tmp_pat
 )
 def test_what_cannot_be_served_in_a_batch_is_named(kind, config, word, zoo, make_engine, tmp_path, ids):
     assert word in refusal(make_engine, tmp_path, copied(zoo, kind, tmp_path, config=config), ids)
+
+
+@pytest.mark.parametrize(
+    "about", [{"form": "scale"}, {"form": "head"}, {"form": "own_backbone"}, {"family": "encoder"}]
+)
+def test_a_form_that_is_not_served_yet_is_refused_with_the_reason_of_the_pages(about, zoo, make_engine, tmp_path, ids):
+    reason = why_not_served(about.get("form", "lora_delta"), about.get("family", "decoder"))
+    message = refusal(make_engine, tmp_path, copied(zoo, "lora", tmp_path, **about), ids)
+    assert "is not served in chat yet" in message and reason and reason in message
 
 
 def test_weights_for_layers_that_do_not_exist_are_refused(zoo, make_engine, tmp_path, ids):
