@@ -33,6 +33,7 @@ VERBS = {
     "inspect": "check an adapter folder and say what it is",
     "import": "check an adapter made by plain peft and write it as an artifact",
     "merge": "write base model and adapter as one whole model",
+    "upload": "put an adapter, or the model it makes, on the Hugging Face Hub",
     "starter": "fetch the starter models",
     "ingest": "read, cut and embed documents",
     "validate": "check an upload and make a data set version",
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None, emit: Emitter | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve the engine on a shared machine
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, which warns of a kernel nobody needs
     module = importlib.import_module(f"ml.cli_{words[0]}")
     parser = Parser(prog=f"python -m ml {words[0]}", description=module.__doc__)
     module.add_arguments(parser)
