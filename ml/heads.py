@@ -76,11 +76,25 @@ class HeadModel(nn.Module):
         self.std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
 
     @torch.no_grad()
-    def features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Features [B, D] in float32 of right-padded `ids` [B, T] with their mask [B, T]."""
+    def features(self, ids: Tensor, mask: Tensor, prefix: Sequence[int] = ()) -> Tensor:
+        """Features [B, D] in float32 of rows that are `prefix` and then right-padded `ids` [B, T] with `mask` [B, T].
+
+        The prefix, of S tokens, runs once; only decoders can have one.
+        """
         body = self.backbone_model.base_model
-        states = body(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()  # [B, T, D]
-        return pooled(states, mask.bool(), self.pooling)
+        if not prefix:
+            states = body(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+            return pooled(states.float(), mask.bool(), self.pooling)
+        before = body(input_ids=torch.tensor([list(prefix)], device=ids.device), use_cache=True)
+        for layer in before.past_key_values.layers:
+            layer.keys = layer.keys.expand(len(ids), -1, -1, -1)
+            layer.values = layer.values.expand(len(ids), -1, -1, -1)
+        mask = torch.cat([mask.new_ones(len(ids), len(prefix)), mask], dim=1)  # [B, S + T]
+        positions = torch.arange(len(prefix), mask.shape[1], device=ids.device).expand(len(ids), -1)
+        after = body(input_ids=ids, attention_mask=mask.long(), position_ids=positions,
+                     past_key_values=before.past_key_values, use_cache=True)  # fmt: skip
+        states = torch.cat([before.last_hidden_state.expand(len(ids), -1, -1), after.last_hidden_state], dim=1)
+        return pooled(states.float(), mask.bool(), self.pooling)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors to save: weight, bias, mean, std."""

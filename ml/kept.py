@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ml.errors import SpecError
+from ml.events import Emitter
 from ml.files import first_damage, staged_folder, stamp, write_json
 
 MANIFEST = "kept.json"
@@ -112,6 +113,13 @@ def keep(
         _check_room(folder, n_bytes, no_room)
         manifest = _write(folder, identity, fill)
     return Kept(folder, manifest)
+
+
+def tell_progress(emit: Emitter, done: int, total: int, at_once: int, text: str) -> None:
+    """A progress event about a hundred times in all, and when everything is done."""
+    every = max(1, total // (100 * at_once)) * at_once
+    if done == total or done % every == 0:
+        emit("progress", done=done, total=total, text=text)
 
 
 def _write(folder: Path, identity: Mapping[str, Any], fill: Callable[[Writer], None]) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from ml.data.rows import Dataset, Row, check_every_label_is_taught, row_named
 from ml.errors import DataError, SpecError
 from ml.events import Emitter
 from ml.families import n_positions
-from ml.forward import pad_right
+from ml.forward import n_common, pad_right
 from ml.heads import HeadModel
-from ml.kept import Kept, NoRoom, Writer, keep
+from ml.kept import Kept, NoRoom, Writer, keep, tell_progress
 from ml.objectives import Check
 from ml.objectives.decoder import ROWS_AT_ONCE, DecoderObjective, by_length
 from ml.specs import TrainSpec
@@ -121,14 +121,16 @@ class HeadObjective:
                 writer.row(_FEATURES, number, [writer.piece(vector[None])])
             total, squares = total + features.double().sum(0), squares + features.double().square().sum(0)
             done += len(numbers)
-            emit("progress", done=done, total=len(items), text="computing the frozen model's features, once")
+            tell_progress(emit, done, len(items), ROWS_AT_ONCE, "computing the frozen model's features, once")
         mean = total / len(items)
         std = (squares / len(items) - mean.square()).clamp(min=0).sqrt()
         writer.row(_MOMENTS, 0, [writer.piece(torch.stack([mean, std]).float())])
 
     def _features(self, model: HeadModel, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids, mask = pad_right(rows, model.device)  # [B, T]
-        return model.features(ids.masked_fill(~mask, self.backbone.tokenizer.pad_token_id), mask)
+        n_shared = n_common([list(row[:-1]) for row in rows]) if self.backbone.family == "decoder" else 0
+        ids, mask = pad_right([row[n_shared:] for row in rows], model.device)  # [B, T]
+        ids = ids.masked_fill(~mask, self.backbone.tokenizer.pad_token_id)
+        return model.features(ids, mask, rows[0][:n_shared])
 
     def nll(self, model: HeadModel, batch: Sequence[LabelledText]) -> Tensor:
         """[B] in nats. Only for items that were prepared."""

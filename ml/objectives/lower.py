@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ml.data.rows import Row
 from ml.events import Emitter
-from ml.kept import Kept, NoRoom, Writer, keep
+from ml.kept import Kept, NoRoom, Writer, keep, tell_progress
 from ml.objectives import Check, Objective
 from ml.replay import Cut, Tape, cuts_of, recording, replaying
 
@@ -113,7 +113,7 @@ class LowerObjective:
                 for name, tape in tapes.items():
                     _write(writer, name, tape, numbers)
                 done += len(numbers)
-                emit("progress", done=done, total=n_items, text="computing what the frozen layers say, once")
+                tell_progress(emit, done, n_items, ROWS_AT_ONCE, "computing what the frozen layers say, once")
         finally:
             model.train(was_training)
         writer.about["n_more"] = {name: tape.n_more for name, tape in tapes.items()}

@@ -38,6 +38,17 @@ def test_features_of_a_padded_batch_are_those_of_each_row_alone(shape: str) -> N
     assert torch.allclose(model.features(ids, mask)[:1], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "gemma"])
+def test_features_behind_a_shared_prefix_are_those_of_whole_rows(shape: str, pooling: str) -> None:
+    model = HeadModel(tiny_backbone(shape).model, labels=LABELS, pooling=pooling)
+    ids = torch.randint(5, 300, (3, 9), generator=torch.Generator().manual_seed(1))
+    ids[:, :4] = ids[0, :4]
+    mask = torch.arange(9) < torch.tensor([[5], [9], [7]])
+    shared = model.features(ids[:, 4:], mask[:, 4:], ids[0, :4].tolist())
+    assert torch.allclose(shared, model.features(ids, mask), atol=1e-5)
+
+
 def test_only_the_head_is_trained_and_the_frozen_model_stays_in_evaluation_mode() -> None:
     model = drawn().train()
     assert [name for name, _ in model.named_parameters()] == ["weight", "bias"]

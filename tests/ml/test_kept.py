@@ -13,7 +13,8 @@ import torch
 
 from ml import kept
 from ml.errors import SpecError, StorageError
-from ml.kept import Kept, NoRoom, Writer, keep
+from ml.kept import Kept, NoRoom, Writer, keep, tell_progress
+from tests.ml.running import Recorder
 
 NO_ROOM = NoRoom(what="Numbers", hint="Use fewer.", field="numbers")
 ROWS = [torch.arange(6.0).view(3, 2) + 10 * n for n in range(5)]
@@ -99,3 +100,11 @@ def test_a_disk_that_fills_up_meanwhile_says_so_and_leaves_nothing(tmp_path: Pat
     with pytest.raises(StorageError, match="No space left"):
         kept_rows(tmp_path / "kept", fill=fill)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_of_many_rows_is_told_about_a_hundred_times() -> None:
+    told = Recorder()
+    for done in [*range(16, 100_000, 16), 100_000]:
+        tell_progress(told, done, 100_000, 16, "counting")
+    assert 90 <= len(told.events) <= 110
+    assert told.events[-1]["done"] == 100_000

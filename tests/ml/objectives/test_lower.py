@@ -15,6 +15,7 @@ from ml.backbone import Backbone
 from ml.checkpoint import trainables
 from ml.data.rows import Dataset, read_dataset
 from ml.errors import SpecError
+from ml.looks import Stopped
 from ml.methods import last_k, output_layers
 from ml.objectives import Objective, objective_for
 from ml.objectives.lower import LowerObjective
@@ -172,10 +173,10 @@ def test_a_stop_leaves_nothing_half_done(dataset: Dataset, tmp_path: Path) -> No
 
     def stop_after_one() -> None:
         if told.events:
-            raise InterruptedError
+            raise Stopped
 
     model.train()
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Stopped):
         objective.prepare(model, items, tmp_path, told, stop_after_one)
     assert list((tmp_path / "cache").iterdir()) == []
     assert model.training
