@@ -14,14 +14,15 @@ from torch import Tensor
 
 from ml.forward import Ragged, base_of, n_common, pad_right, run, share
 
-_MOST_LOGITS = 40_000_000
+MOST_LOGITS = 40_000_000
+"""Numbers in the logits of one pass of an evaluation."""
 Check = Callable[[], None]
 
 
 def n_rows_at_once(model: Any, n_positions: int, wanted: int) -> int:
     """`wanted` rows, or as many as keep the logits of `n_positions` positions a row under 160 MB."""
     vocabulary = base_of(model).get_output_embeddings().weight.shape[0]
-    return max(1, min(wanted, _MOST_LOGITS // (n_positions * vocabulary)))
+    return max(1, min(wanted, MOST_LOGITS // (n_positions * vocabulary)))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 from ml.backbone import Backbone
 from ml.data.plain_text import TextPair, encode_pairs, target_ids, text_pair
 from ml.data.rows import Dataset, Row, row_named
+from ml.evaluate.scoring import MOST_LOGITS
 from ml.forward import base_of
 from ml.objectives import Check
 from ml.objectives.decoder import ROWS_AT_ONCE, by_length
@@ -22,7 +23,6 @@ from ml.seq2seq import Encoded, encode, target_nll, write_greedy
 from ml.specs import TrainSpec
 
 _MOST_NEW_TOKENS = 256
-_MOST_LOGITS = 40_000_000
 
 
 def objective(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_length: int) -> EncoderDecoderObjective:
@@ -61,7 +61,7 @@ class EncoderDecoderObjective:
             with row_named(row):
                 items.append(text_pair(self.tokenizer, row.messages, longest, self.max_length))
         width = max(len(ids) for ids in label_ids) * int(base_of(model).config.vocab_size)
-        at_once = max(1, _MOST_LOGITS // width)  # answers in one pass of the decoder
+        at_once = max(1, MOST_LOGITS // width)  # answers in one pass of the decoder
         found: dict[int, list[float]] = {}
         for batch in by_length([len(item.ids) for item in items], min(ROWS_AT_ONCE, at_once)):
             check()

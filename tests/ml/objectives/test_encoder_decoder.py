@@ -107,7 +107,7 @@ def test_many_labels_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
     backbone = tiny_backbone("t5")
     objective = objective_for(spec_for("lora"), backbone, dataset(), 64)
     whole = objective.label_scores(backbone.model, ROWS, lambda: None)
-    monkeypatch.setattr("ml.objectives.encoder_decoder._MOST_LOGITS", 1)
+    monkeypatch.setattr("ml.objectives.encoder_decoder.MOST_LOGITS", 1)
     pieces = objective.label_scores(backbone.model, ROWS, lambda: None)
     assert [pytest.approx(scores, abs=1e-4) for scores in whole] == pieces
 
