@@ -1,7 +1,7 @@
 """The data sets of `bench/methods.py`: which rows, how many steps, and what others published on them.
 
 A folder is made with `ml.data`, as an upload would be, from the raw files in `../shared/data`. The rows are the first
-ones in the order of a hash of their prompts: a fixed random draw. There are no validation rows, so nothing is chosen
+ones in the order of a hash of their prompts, as many of each label: a fixed random draw. There are no validation rows, so nothing is chosen
 by looking: the last step counts.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ class Study:
         return self.steps * self.batch_size
 
     def quick(self) -> Study:
-        return replace(self, steps=2, batch_size=4, n_test=6)
+        return replace(self, steps=2, batch_size=4, n_test=7)
 
 
 STUDIES = (
@@ -75,10 +76,16 @@ STUDIES = (
 
 
 def raw_rows(path: Path, n_rows: int) -> Iterator[dict[str, Any]]:
-    """The first `n_rows` rows of a JSONL file by the hash of their prompts."""
+    """The first `n_rows` rows of a JSONL file by the hash of their prompts, the labels (where there are any) in turn."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     rows.sort(key=lambda row: hashlib.sha256(row["prompt"].encode()).hexdigest())
-    return ({"prompt": row["prompt"], "completion": row["completion"]} for row in rows[:n_rows])
+    seen: Counter[str] = Counter()
+    places = []
+    for place, row in enumerate(rows):
+        places.append((seen[row.get("label", "")], place))
+        seen[row.get("label", "")] += 1
+    chosen = [rows[place] for _, place in sorted(places)[:n_rows]]
+    return ({"prompt": row["prompt"], "completion": row["completion"]} for row in chosen)
 
 
 def make_folder(study: Study, data: Path, into: Path) -> tuple[Path, str]:

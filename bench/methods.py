@@ -91,13 +91,15 @@ def summary(events: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     by_name: dict[str, dict[str, Any]] = {event["event"]: event for event in events}
     steps = [event for event in events if event["event"] == "step"]
     measured = {event["subject"]: event for event in events if event["event"] == "eval" and event["split"] == "test"}
+    last = steps[-1]["at"]
+    looks = [b["at"] - a["at"] for a, b in pairwise(events) if b["event"] == "eval" and b["at"] < last]
     gaps = [after["at"] - before["at"] for before, after in pairwise(steps)]
     found = {
         "n_trainable": by_name["started"]["n_trainable"],
         "planned_bytes": by_name["plan"].get("total"),
-        "train_s": steps[-1]["at"] - by_name["plan"]["at"],
+        "train_s": last - by_name["plan"]["at"] - sum(looks),
         "step_s": statistics.median(gaps) if gaps else 0.0,
-        "train_peak_bytes": max((step.get("peak_bytes") or 0 for step in steps), default=0),
+        "train_peak_bytes": max(step.get("peak_bytes") or 0 for step in steps),
         "peak_bytes": by_name["finished"].get("peak_bytes"),
         "artifact_bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
         "last_loss": steps[-1]["loss"],

@@ -31,6 +31,11 @@ def test_the_rows_are_the_same_each_time_and_as_many_as_asked_for(raw: Path, tmp
     assert all(row.messages[0]["content"].startswith("test ") for row in dataset.splits["test"])
 
 
+def test_the_labels_come_in_turn_so_that_none_is_missing_from_a_few_rows(raw: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(make_folder(replace(STUDIES[0], steps=1, batch_size=4), raw, tmp_path / "sets")[0])
+    assert [row.completion for row in dataset.splits["train"]].count("a") == 2
+
+
 def test_settings_can_be_chosen_on_validation_rows(raw: Path, tmp_path: Path) -> None:
     study = replace(STUDIES[0], steps=3, batch_size=4, n_test=10, measured_on="valid")
     dataset = read_dataset(make_folder(study, raw, tmp_path / "sets")[0])

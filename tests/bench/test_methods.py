@@ -46,8 +46,9 @@ def test_training_time_counts_what_is_computed_once_and_leaves_out_the_evaluatio
     events = [
         {"event": "plan", "total": 7, "at": 3.0},
         {"event": "started", "n_trainable": 11, "at": 8.0},
-        *({"event": "step", "loss": 1.0, "peak_bytes": 10 * i, "at": 10.0 + 2 * i} for i in range(1, 4)),
-        {"event": "eval", "subject": "plain", **found, "at": 50.0},
+        {"event": "phase", "at": 8.0},
+        {"event": "eval", "subject": "plain", **found, "at": 38.0},
+        *({"event": "step", "loss": 1.0, "peak_bytes": 10 * i, "at": 40.0 + 2 * i} for i in range(1, 4)),
         {"event": "eval", "subject": "adapter", **found, "at": 60.0},
         {"event": "finished", "peak_bytes": 99, "at": 61.0},
     ]
