@@ -1,8 +1,8 @@
 """The data sets of `bench/methods.py`: which rows, how many steps, and what others published on them.
 
 A folder is made with `ml.data`, as an upload would be, from the raw files in `../shared/data`. The rows are the first
-ones in the order of a hash of their prompts, as many of each label: a fixed random draw. There are no validation rows, so nothing is chosen
-by looking: the last step counts.
+ones in the order of a hash of their prompts, as many of each label: a fixed random draw. There are no validation rows,
+so nothing is chosen by looking: the last step counts.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ STUDIES = (
 
 
 def raw_rows(path: Path, n_rows: int) -> Iterator[dict[str, Any]]:
-    """The first `n_rows` rows of a JSONL file by the hash of their prompts, the labels (where there are any) in turn."""
+    """The first `n_rows` rows of a JSONL file by the hash of their prompts, the labels, if there are any, in turn."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     rows.sort(key=lambda row: hashlib.sha256(row["prompt"].encode()).hexdigest())
     seen: Counter[str] = Counter()

@@ -21,12 +21,21 @@ SUBJECTS = ["plain", *sorted(name for name, method in METHODS.items() if method.
 """Methods that put something beside the model; the others only change its weights, or are no language model."""
 
 
+def options_of(subject: str) -> dict[str, Any]:
+    return {field.name: field.default for field in METHODS[subject].fields} if subject in METHODS else {}
+
+
+def loaded(folder: Path, subject: str) -> Backbone:
+    """The base model as a run of `subject` loads it."""
+    return load_backbone(folder, quantization="nf4" if "double_quantization" in options_of(subject) else "")
+
+
 @pytest.fixture(params=SUBJECTS)
 def subject(request: pytest.FixtureRequest, tiny_llama_dir: Path) -> tuple[Backbone, Any]:
-    backbone = load_backbone(tiny_llama_dir)
+    backbone = loaded(tiny_llama_dir, request.param)
     if request.param == "plain":
         return backbone, backbone.model
-    options = {field.name: field.default for field in METHODS[request.param].fields}
+    options = options_of(request.param)
     model = build(backbone, request.param, options, 3)
     for parameter in (p for p in model.parameters() if p.requires_grad):
         torch.nn.init.normal_(parameter, std=0.2)
@@ -76,9 +85,12 @@ def test_an_answer_ends_at_a_stop_token(tiny_llama_dir: Path) -> None:
     assert stopped[0] == free[0][: free[0].index(stop)]
 
 
-def test_the_plain_model_inside_an_adapter_is_untouched(subject: tuple[Backbone, Any], tiny_llama_dir: Path) -> None:
+@pytest.mark.parametrize("subject", SUBJECTS, indirect=True)
+def test_the_plain_model_inside_an_adapter_is_untouched(
+    subject: tuple[Backbone, Any], request: pytest.FixtureRequest, tiny_llama_dir: Path
+) -> None:
     backbone, model = subject
-    untouched = load_backbone(tiny_llama_dir).model
+    untouched = loaded(tiny_llama_dir, request.node.callspec.params["subject"]).model
     labels = [completion_ids(backbone.tokenizer, label) for label in LABELS]
     with plain(model) as inside:
         got = score_labels(inside, prompts_of(backbone), labels)
