@@ -143,6 +143,16 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(verb in text for verb in VERBS)
 
 
+def test_a_process_does_not_speak_of_kernels_that_nobody_asked_for(tmp_path: Path) -> None:
+    """peft imports bitsandbytes, which warned on every start that it could not fetch a CPU kernel."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ml", "evaluate", "--models", str(tmp_path), "--dataset", str(tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 65
+    assert "kernels" not in done.stderr
+
+
 def test_sigterm_writes_a_checkpoint_and_exits_75_and_the_same_command_goes_on(
     tiny_models_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
 ) -> None:
