@@ -174,6 +174,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=[s.name for s in STUDIES], default=[s.name for s in STUDIES])
     parser.add_argument("--split", choices=("test", "valid"), default="test", help="the rows to measure on")
     parser.add_argument("--steps", type=int, help="another number of steps than the study's")
+    parser.add_argument("--rows", type=int, help="another number of rows to measure on")
     parser.add_argument("--rate", type=rate, action="append", default=[], metavar="METHOD=RATE")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--quick", action="store_true", help="two steps and six rows each; writes no study")
@@ -183,7 +184,9 @@ def arguments() -> argparse.Namespace:
 def chosen(args: argparse.Namespace) -> list[Study]:
     studies = [study for study in STUDIES if study.name in args.sets]
     studies = [study.quick() if args.quick else study for study in studies]
-    return [replace(study, steps=args.steps or study.steps, measured_on=args.split) for study in studies]
+    return [
+        replace(s, steps=args.steps or s.steps, n_test=args.rows or s.n_test, measured_on=args.split) for s in studies
+    ]
 
 
 def main() -> None:
