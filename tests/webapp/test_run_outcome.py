@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from ml.specs import METHODS, why_not_served
+from tests.webapp.library import dataset_version, published
 from tests.webapp.run_forms import version_of
 from tests.webapp.test_targets import adapter_of
 from webapp.models import AdapterVersion, Run, Team
@@ -136,3 +138,34 @@ def test_so_does_the_adapters_page(client_of: ClientOf, viewer: Any, team: Team)
     version = of_form(team, UNSERVED.form)
     page = client_of(viewer).get(f"/adapters/{version.adapter_id}/").content.decode()
     assert why_not_served(UNSERVED.form) in page and "/chat/?target=odd" not in page
+
+
+def written(team: Team, folder: Path, name: str, value: float) -> AdapterVersion:
+    """A version that was measured on free answers: no accuracy."""
+    block = {"token_f1": value, "bleu": value / 2, "loss": 1.0, "perplexity": 2.7, "n_rows": 50,
+             "intervals": {"token_f1": [value - 0.02, value + 0.02]}}  # fmt: skip
+    return published(team, folder / name, name=name, test=block)
+
+
+@pytest.mark.parametrize("path", ["/", "/studies/", "/adapters/"])
+def test_pages_that_list_metrics_show_those_of_free_answers(
+    client_of: ClientOf, viewer: Any, team: Team, tmp_path: Path, settings: Any, path: str, redis_url_unreachable: None
+) -> None:
+    settings.STORAGE_DIR = tmp_path / "storage"
+    settings.STORAGE_DIR.mkdir()
+    written(team, tmp_path, "letters", 0.5)
+    page = client_of(viewer).get(path).content.decode()
+    assert "token F1" in page and "50.0" in page and "[48.0, 52.0]" in page
+
+
+def test_a_study_of_free_answers_is_led_by_their_metric(
+    client_of: ClientOf, viewer: Any, team: Team, tmp_path: Path, settings: Any
+) -> None:
+    settings.STORAGE_DIR = tmp_path / "storage"
+    settings.STORAGE_DIR.mkdir()
+    data = dataset_version(team, "letters")
+    for name, value in (("weak", 0.3), ("best", 0.5)):
+        block = {"token_f1": value, "loss": 1.0, "n_rows": 50, "intervals": {"token_f1": [value - 0.02, value + 0.02]}}
+        published(team, tmp_path / name, name=name, test=block, data=data)
+    page = client_of(viewer).get(f"/studies/{data.pk}/").content.decode()
+    assert "Token F1, 50 rows" in page and page.index("best@") < page.index("weak@")

@@ -14,7 +14,7 @@ from django import forms
 from django.conf import settings
 
 from ml.errors import ColdframeError, SpecError
-from ml.specs import METHODS, Family, Field, Method, train_spec
+from ml.specs import METHODS, Family, Field, Method, TrainSpec, train_spec
 from webapp.forms.run_fields import SECTIONS, SHARED, FactSelect, form_field, key_of, own_fields, section_of, shown
 from webapp.models import BaseModel, DatasetVersion, Team
 from webapp.names import name_check
@@ -38,13 +38,15 @@ def version_label(version: DatasetVersion) -> str:
 
 
 class TrainForm(forms.Form):
-    """After `is_valid`, `given` holds method, base and all settings, ready for `training_submit`."""
+    """After `is_valid`, `given` holds method, base and all settings, ready for `training_submit`, and
+    `spec` them checked together (for a data set of no content)."""
 
     def __init__(self, data: Mapping[str, Any] | None = None, *, team: Team, initial: dict[str, Any] | None = None):
         versions = DatasetVersion.objects.for_team(team).filter(dataset__is_archived=False).select_related("dataset")
         self.versions = list(versions.order_by("dataset__name", "-number"))
         self.bases = trainable_bases()
         self.given: dict[str, Any] = {}
+        self.spec: TrainSpec | None = None
         super().__init__(data, initial=initial)
         self._add_choices()
         for field in SHARED:
@@ -126,7 +128,7 @@ class TrainForm(forms.Form):
         if self.errors:
             return
         try:
-            train_spec({**self.given, "dataset": str(self.version), "dataset_sha256": "0"})
+            self.spec = train_spec({**self.given, "dataset": str(self.version), "dataset_sha256": "0"})
         except SpecError as error:
             key = self.key_named(error.field)
             self.add_error(key if key in self.fields else None, f"{error.message} {error.hint}")

@@ -230,7 +230,7 @@ def _log_texts(event: RunEvent) -> list[str]:
         ]
     if event.name == "warning":
         return [f"warning: {data.get('text', '')}"]
-    if event.name == "best":
+    if event.name == "best" and isinstance(data.get("value"), (int, float)):
         metric = metric_named(str(data.get("metric", "")))
         return [f"step {data.get('step')}: the best look so far, {metric.label.lower()} {metric.text(data['value'])}"]
     if event.name == "finished" and data.get("kept_step"):

@@ -75,12 +75,15 @@ if (hasCharts) {
   });
 }
 
+const shown = {};
+
 function show(news) {
   box("run-status").innerHTML = news.html.status;
   box("run-state").innerHTML = news.html.state;
   for (const [part, html] of Object.entries(news.html)) {
     const panel = document.querySelector(`[data-part="${part}"]`);
-    if (!panel) continue;
+    if (!panel || shown[part] === html) continue; // what is read, opened or selected stays as it is
+    shown[part] = html;
     const log = panel.querySelector(".cf-log");
     const isAtEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
     panel.innerHTML = html;
