@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,14 @@ def _subject(args: argparse.Namespace, dataset: Dataset) -> Subject:
 
 
 def _spec_of(manifest: Manifest | None, base: str, dataset: Dataset) -> TrainSpec:
-    """The spec that the artifact was trained with, or the defaults where it has none (a foreign adapter)."""
+    """The spec that the artifact was trained with; of a foreign adapter what is known, beside the defaults."""
+    plain = {"method": "lora", "base": base, "dataset": "-", "dataset_sha256": dataset.content_sha256}
     if manifest is not None:
-        try:
-            return train_spec(manifest.spec)
-        except SpecError:
-            base = base or manifest.base["name"]
+        known = {**plain, "method": manifest.method, "base": base or manifest.base["name"]}
+        for given in (manifest.spec, {**known, "options": manifest.spec.get("options")}):
+            with suppress(SpecError):
+                return train_spec(given)
+        return train_spec(known)
     if not base:
         raise SpecError("What is to be measured is not known.", hint="Give a spec, --adapter or --base.", field="base")
-    method = manifest.method if manifest else "lora"
-    return train_spec({"method": method, "base": base, "dataset": "-", "dataset_sha256": dataset.content_sha256})
+    return train_spec(plain)

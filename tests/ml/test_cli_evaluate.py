@@ -96,6 +96,18 @@ def test_labels_of_another_order_are_told_apart_by_the_artifacts_own(
     assert emit.named("eval")[0]["metrics"] == pytest.approx(metrics, rel=1e-5)
 
 
+def test_a_foreign_adapter_is_measured_with_what_is_known_of_it(
+    models: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    """An imported adapter has no spec of its own, but its number of virtual tokens counts."""
+    _, out, metrics = train(tmp_path, models, tiny_dataset_dir, "tiny-bert", "prompt_tuning")
+    manifest = json.loads((out / "manifest.json").read_text())
+    spec = {"method": "prompt_tuning", "source": "imported", "options": manifest["spec"]["options"]}
+    (out / "manifest.json").write_text(json.dumps({**manifest, "spec": spec}))
+    _, emit = evaluate("--adapter", out, "--rows", "4", models=models, dataset=tiny_dataset_dir)
+    assert emit.named("eval")[0]["metrics"] == pytest.approx(metrics, rel=1e-5)
+
+
 def test_a_plain_encoder_has_nothing_to_measure(models: Path, tiny_dataset_dir: Path) -> None:
     code, emit = evaluate("--base", "tiny-bert", models=models, dataset=tiny_dataset_dir)
     assert (code, emit.events[-1]["error"]["field"]) == (64, "adapter")
