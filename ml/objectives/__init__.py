@@ -74,4 +74,5 @@ def _kept_below(inner: Objective, spec: TrainSpec, backbone: Backbone) -> Object
     from ml.objectives.lower import LowerObjective
 
     identity = {"base": backbone.fingerprint, "precision": spec.precision}
-    return LowerObjective(inner, n_top=int(spec.options.get("k", 0)), identity=identity)
+    n_top, most_rows = int(spec.options.get("k", 0)), 2 * spec.micro_batch_size
+    return LowerObjective(inner, n_top=n_top, identity=identity, most_rows=most_rows)

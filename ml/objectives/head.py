@@ -42,14 +42,16 @@ def objective(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_length:
     """Raises DataError for labels that the head does not have."""
     positions = n_positions(backbone.model.config)
     longest = max_length if positions is None else min(max_length, positions)
-    return HeadObjective(backbone=backbone, dataset=dataset, max_length=longest)
+    return HeadObjective(backbone=backbone, dataset=dataset, max_length=longest, most_rows=2 * spec.micro_batch_size)
 
 
 class HeadObjective:
     """Cross entropy of the labels: one target a row."""
 
-    def __init__(self, *, backbone: Backbone, dataset: Dataset, max_length: int) -> None:
+    def __init__(self, *, backbone: Backbone, dataset: Dataset, max_length: int, most_rows: int = ROWS_AT_ONCE) -> None:
+        """`most_rows`: how many the frozen model may see at once."""
         self.backbone, self.dataset, self.max_length = backbone, dataset, max_length
+        self.at_once = min(ROWS_AT_ONCE, most_rows)
         self.measures_plain = backbone.family == "decoder"
         self.labels = list(backbone.labels)
         if unknown := [label for label in dataset.labels if label not in self.labels]:
@@ -104,6 +106,7 @@ class HeadObjective:
         return {
             "base": self.backbone.fingerprint,
             "pooling": model.pooling,
+            "at_once": self.at_once,
             "rows_sha256": digest.hexdigest(),
             "dtype": str(self.backbone.model.dtype),
             "device": model.device.type,
@@ -114,14 +117,14 @@ class HeadObjective:
         self, model: HeadModel, items: Sequence[LabelledText], writer: Writer, emit: Emitter, check: Check
     ) -> None:
         done, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        for numbers in by_length([item.n_tokens for item in items], ROWS_AT_ONCE):
+        for numbers in by_length([item.n_tokens for item in items], self.at_once):
             check()
             features = self._features(model, [items[number].ids for number in numbers]).cpu()  # [B, D]
             for number, vector in zip(numbers, features, strict=True):
                 writer.row(_FEATURES, number, [writer.piece(vector[None])])
             total, squares = total + features.double().sum(0), squares + features.double().square().sum(0)
             done += len(numbers)
-            tell_progress(emit, done, len(items), ROWS_AT_ONCE, "computing the frozen model's features, once")
+            tell_progress(emit, done, len(items), self.at_once, "computing the frozen model's features, once")
         mean = total / len(items)
         std = (squares / len(items) - mean.square()).clamp(min=0).sqrt()
         writer.row(_MOMENTS, 0, [writer.piece(torch.stack([mean, std]).float())])
@@ -148,14 +151,13 @@ class HeadObjective:
     def label_scores(self, model: Any, rows: Sequence[Row], check: Check) -> list[list[float]]:
         """Of a head, or of the untouched decoder."""
         if not isinstance(model, HeadModel):
-            asked = DecoderObjective(
-                tokenizer=self.backbone.tokenizer, labels=self.dataset.labels, max_length=self.max_length
-            )
+            asked = DecoderObjective(tokenizer=self.backbone.tokenizer, labels=self.dataset.labels,
+                                     max_length=self.max_length, most_rows=self.at_once)  # fmt: skip
             scores = torch.tensor(asked.label_scores(model, rows, check), dtype=torch.float64)
             return [[float(score) for score in row] for row in scores.log_softmax(-1)]
         texts = [tuple(self._ids(row)[0]) for row in rows]
         new = [text for text in dict.fromkeys(texts) if text not in self._measured]
-        for batch in by_length([len(text) for text in new], ROWS_AT_ONCE):
+        for batch in by_length([len(text) for text in new], self.at_once):
             check()
             chosen = [new[i] for i in batch]
             self._measured |= dict(zip(chosen, self._features(model, chosen).cpu(), strict=True))

@@ -24,6 +24,7 @@ from ml.data.rows import Row
 from ml.events import Emitter
 from ml.kept import Kept, NoRoom, Writer, keep, tell_progress
 from ml.objectives import Check, Objective
+from ml.objectives.decoder import ROWS_AT_ONCE, by_length
 from ml.replay import Cut, Tape, cuts_of, recording, replaying
 
 NO_ROOM = NoRoom(
@@ -31,18 +32,20 @@ NO_ROOM = NoRoom(
     hint="Switch off keeping the activations below, use fewer or shorter rows, or free some disk space.",
     field="cache_activations",
 )
-ROWS_AT_ONCE = 16
 
 
 class LowerObjective:
     """`inner` with its model's frozen lower layers computed once.
 
     `n_top`: how many of the answering stack's last blocks are trained. `identity`: what besides the rows decides the
-    states (base model and adapter-independent settings), as JSON.
+    states (base model and adapter-independent settings), as JSON. `most_rows` are computed at once.
     """
 
-    def __init__(self, inner: Objective, *, n_top: int, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, inner: Objective, *, n_top: int, identity: Mapping[str, Any], most_rows: int = ROWS_AT_ONCE
+    ) -> None:
         self.inner, self.n_top, self.identity = inner, n_top, dict(identity)
+        self.at_once = min(ROWS_AT_ONCE, most_rows)
         self.measures_plain = inner.measures_plain
         self._items: Sequence[Any] = ()
         self._numbers: dict[int, int] = {}
@@ -92,6 +95,7 @@ class LowerObjective:
             digest.update(repr(item).encode())
         return {
             **self.identity,
+            "at_once": self.at_once,
             "cuts": {cut.name: cut.n_below for cut in self._cuts},
             "rows_sha256": digest.hexdigest(),
             "dtype": str(model.dtype),
@@ -103,17 +107,15 @@ class LowerObjective:
     def _record(self, model: Any, writer: Writer, emit: Emitter, check: Check) -> None:
         was_training, done, n_items = model.training, 0, len(self._items)
         model.eval()
-        order = sorted(range(n_items), key=lambda number: self._items[number].n_tokens)
         try:
-            for first in range(0, n_items, ROWS_AT_ONCE):
+            for numbers in by_length([item.n_tokens for item in self._items], self.at_once):
                 check()
-                numbers = order[first : first + ROWS_AT_ONCE]
                 with recording(self._cuts) as tapes:
                     self.inner.nll(model, [self._items[number] for number in numbers])
                 for name, tape in tapes.items():
                     _write(writer, name, tape, numbers)
                 done += len(numbers)
-                tell_progress(emit, done, n_items, ROWS_AT_ONCE, "computing what the frozen layers say, once")
+                tell_progress(emit, done, n_items, self.at_once, "computing what the frozen layers say, once")
         finally:
             model.train(was_training)
         writer.about["n_more"] = {name: tape.n_more for name, tape in tapes.items()}
