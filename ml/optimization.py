@@ -26,10 +26,15 @@ def learning_rate_at(spec: TrainSpec, step: int) -> float:
     return spec.learning_rate * factor[spec.schedule]
 
 
+def is_torch_adamw(spec: TrainSpec, parameters: Sequence[torch.nn.Parameter], device: str) -> bool:
+    """Whether `optimizer_for` gives torch's AdamW: without CUDA always, with it for plain AdamW on float32 weights."""
+    is_short = any(p.dtype != torch.float32 for p in parameters)
+    return not device.startswith("cuda") or (spec.optimizer == "adamw" and not is_short)
+
+
 def optimizer_for(spec: TrainSpec, parameters: Sequence[torch.nn.Parameter], device: str) -> torch.optim.Optimizer:
     """The optimizer that `spec` asks for, as far as `device` has it."""
-    is_short = any(p.dtype != torch.float32 for p in parameters)
-    if not device.startswith("cuda") or (spec.optimizer == "adamw" and not is_short):
+    if is_torch_adamw(spec, parameters, device):
         return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     from bitsandbytes.optim.adamw import AdamW, AdamW8bit, PagedAdamW
 

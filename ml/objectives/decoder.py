@@ -26,6 +26,7 @@ def objective(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_length:
         labels=dataset.labels,
         max_length=max_length,
         whole_rows=spec.gradient_checkpointing,
+        most_rows=2 * spec.micro_batch_size,
     )
 
 
@@ -34,8 +35,13 @@ class DecoderObjective:
 
     measures_plain = True
 
-    def __init__(self, *, tokenizer: Any, labels: Sequence[str], max_length: int, whole_rows: bool = False) -> None:
+    def __init__(
+        self, *, tokenizer: Any, labels: Sequence[str], max_length: int, whole_rows: bool = False,
+        most_rows: int = ROWS_AT_ONCE,
+    ) -> None:  # fmt: skip
+        """`most_rows` an evaluation takes at once: what fits while training decides what fits while asking."""
         self.tokenizer, self.labels, self.max_length, self.whole_rows = tokenizer, list(labels), max_length, whole_rows
+        self.most_rows = most_rows
 
     def encode(self, rows: Sequence[Row]) -> list[Example]:
         return encode_rows(rows, self.tokenizer, self.max_length)
@@ -43,6 +49,9 @@ class DecoderObjective:
     def nll(self, model: Any, batch: Sequence[Example]) -> Tensor:
         sharing = not (model.training and has_dropout(model))
         return completion_nll(model, batch, sharing=sharing, whole_rows=self.whole_rows)[0]
+
+    def _rows_at_once(self) -> int:
+        return min(ROWS_AT_ONCE, self.most_rows)
 
     def label_lengths(self) -> list[int]:
         return [len(ids) for ids in self._label_ids()]
@@ -57,7 +66,7 @@ class DecoderObjective:
         prompts = [example.ids[: example.n_prompt] for example in examples]
         n_positions = 1 + sum(len(ids) - 1 for ids in label_ids)
         found: dict[int, list[float]] = {}
-        for batch in by_length([len(p) for p in prompts], n_rows_at_once(model, n_positions, ROWS_AT_ONCE)):
+        for batch in by_length([len(p) for p in prompts], n_rows_at_once(model, n_positions, self._rows_at_once())):
             check()
             scores = score_labels(model, [prompts[i] for i in batch], label_ids)  # [B, L]
             found |= dict(zip(batch, scores.tolist(), strict=True))
@@ -68,7 +77,7 @@ class DecoderObjective:
         longest = max((example.n_targets for example in examples), default=0)
         stop = stop_ids(self.tokenizer, base_of(model).generation_config)
         found: dict[int, tuple[str, float]] = {}
-        for batch in by_length([e.n_tokens for e in examples], ROWS_AT_ONCE):
+        for batch in by_length([e.n_tokens for e in examples], self._rows_at_once()):
             check()
             chosen = [examples[i] for i in batch]
             with torch.no_grad():

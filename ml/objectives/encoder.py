@@ -31,7 +31,8 @@ def objective(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_length:
             hint="Load it with the labels of the data set.",
             field="base",
         )
-    return EncoderObjective(backbone=backbone, dataset=dataset, max_length=max_length)
+    most_rows = min(ROWS_AT_ONCE, 2 * spec.micro_batch_size)
+    return EncoderObjective(backbone=backbone, dataset=dataset, max_length=max_length, most_rows=most_rows)
 
 
 class EncoderObjective:
@@ -39,8 +40,9 @@ class EncoderObjective:
 
     measures_plain = False
 
-    def __init__(self, *, backbone: Backbone, dataset: Dataset, max_length: int) -> None:
+    def __init__(self, *, backbone: Backbone, dataset: Dataset, max_length: int, most_rows: int = ROWS_AT_ONCE) -> None:
         self.tokenizer, self.dataset, self.max_length = backbone.tokenizer, dataset, max_length
+        self.most_rows = most_rows
         self.labels = backbone.labels
         if unknown := [label for label in dataset.labels if label not in self.labels]:
             raise DataError(
@@ -76,7 +78,7 @@ class EncoderObjective:
             with row_named(row):
                 encoded.append(text_ids(self.tokenizer, row.messages, self.max_length)[0])
         found: dict[int, list[float]] = {}
-        for batch in by_length([len(ids) for ids in encoded], ROWS_AT_ONCE):
+        for batch in by_length([len(ids) for ids in encoded], self.most_rows):
             check()
             scores = self._logits(model, [encoded[i] for i in batch]).log_softmax(-1)[:, self.places]  # [B, L]
             found |= dict(zip(batch, scores.tolist(), strict=True))

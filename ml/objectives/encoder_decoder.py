@@ -26,7 +26,10 @@ _MOST_NEW_TOKENS = 256
 
 
 def objective(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_length: int) -> EncoderDecoderObjective:
-    return EncoderDecoderObjective(tokenizer=backbone.tokenizer, labels=dataset.labels, max_length=max_length)
+    return EncoderDecoderObjective(
+        tokenizer=backbone.tokenizer, labels=dataset.labels, max_length=max_length,
+        most_rows=min(ROWS_AT_ONCE, 2 * spec.micro_batch_size),
+    )  # fmt: skip
 
 
 class EncoderDecoderObjective:
@@ -34,8 +37,11 @@ class EncoderDecoderObjective:
 
     measures_plain = True
 
-    def __init__(self, *, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
+    def __init__(
+        self, *, tokenizer: Any, labels: Sequence[str], max_length: int, most_rows: int = ROWS_AT_ONCE
+    ) -> None:
         self.tokenizer, self.labels, self.max_length = tokenizer, list(labels), max_length
+        self.most_rows = most_rows
 
     def encode(self, rows: Sequence[Row]) -> list[TextPair]:
         return encode_pairs(rows, self.tokenizer, self.max_length)
@@ -63,7 +69,7 @@ class EncoderDecoderObjective:
         width = max(len(ids) for ids in label_ids) * int(base_of(model).config.vocab_size)
         at_once = max(1, MOST_LOGITS // width)  # answers in one pass of the decoder
         found: dict[int, list[float]] = {}
-        for batch in by_length([len(item.ids) for item in items], min(ROWS_AT_ONCE, at_once)):
+        for batch in by_length([len(item.ids) for item in items], min(self.most_rows, at_once)):
             check()
             encoded = self._encoded(model, [items[i] for i in batch])
             scores = _score(model, encoded, label_ids, max(1, at_once // len(batch)))  # [B, L]
@@ -75,7 +81,7 @@ class EncoderDecoderObjective:
         longest = max((item.n_targets for item in items), default=0)
         most = min(_MOST_NEW_TOKENS, longest + longest // 2)
         found: dict[int, tuple[str, float]] = {}
-        for batch in by_length([len(item.ids) for item in items], ROWS_AT_ONCE):
+        for batch in by_length([len(item.ids) for item in items], self.most_rows):
             check()
             chosen = [items[i] for i in batch]
             with torch.no_grad():
