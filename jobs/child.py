@@ -24,7 +24,7 @@ import psutil
 PR_SET_PDEATHSIG = 1
 CHUNK_BYTES = 1 << 16
 LONGEST_LINE_BYTES = 8 << 20
-SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "STORAGE_URL", "AWS_")
+SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "STORAGE_URL", "AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 Line = tuple[Literal["event", "log"], dict[str, Any]]
 
 

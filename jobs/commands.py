@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
+from jobs import exchange
 from jobs.child import thread_count
 from ml.errors import ModelError
 from webapp.models import Run
@@ -52,6 +53,8 @@ def prepare(run: Run) -> list[str]:
 
     folder = workdir_of(run.pk)
     folder.mkdir(parents=True, exist_ok=True)
+    if run.kind in (Run.Kind.IMPORT, Run.Kind.EXPORT):
+        return exchange.command(run, folder)
     spec = _child_spec(run)
     draft = folder / ".spec.json"
     draft.write_text(json.dumps(spec, ensure_ascii=False, indent=1), encoding="utf-8")

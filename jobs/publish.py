@@ -16,6 +16,7 @@ from typing import Any
 
 from django.db import transaction
 
+from jobs.exchange import prepare_export
 from ml.errors import ArtifactError, DataError
 from webapp.models import Run
 from webapp.services.run_leases import Claim, run_finish
@@ -24,8 +25,12 @@ PUBLISHERS = {
     "train": ("webapp.services.adapters", "adapter_publish"),
     "ingest": ("webapp.services.collections", "ingest_publish"),
     "validate": ("webapp.services.datasets", "version_publish"),
+    "import": ("webapp.services.exchange", "import_publish"),
+    "export": ("webapp.services.exchange", "export_publish"),
 }
-KEPT = ("metrics", "peak_bytes", "seconds", "n_trainable")
+FENCED = ("train", "import")
+"""Kinds whose publishing service is given the claim's fencing number."""
+KEPT = ("metrics", "peak_bytes", "seconds", "n_trainable", "notices", "url")
 """What of the `finished` event becomes the run's result."""
 CHUNK_BYTES = 1 << 20
 
@@ -42,7 +47,7 @@ def publish(*, claim: Claim, out: Path, finished: dict[str, Any]) -> None:
     with transaction.atomic():
         run_finish(claim=claim, result=result)
         run.refresh_from_db()
-        service(run.kind)(run=run, out=out, **values, **({"fence": claim.fence} if run.kind == "train" else {}))
+        service(run.kind)(run=run, out=out, **values, **({"fence": claim.fence} if run.kind in FENCED else {}))
 
 
 def service(kind: str) -> Callable[..., Any]:
@@ -104,4 +109,6 @@ PREPARERS: dict[str, Callable[[Run, Path], tuple[str, dict[str, Any]]]] = {
     "train": _prepare_artifact,
     "validate": _prepare_dataset,
     "ingest": _prepare_documents,
+    "import": _prepare_artifact,
+    "export": prepare_export,
 }

@@ -32,6 +32,7 @@ from jobs.stream_redis import client
 from ml.errors import ColdframeError
 from webapp.models import Outbox, Run
 from webapp.services.answers import answers_expire
+from webapp.services.exchange import exchange_expire
 from webapp.services.run_leases import leases_expire
 from webapp.services.runs import doorbell_again, doorbell_send
 from webapp.services.uploads import uploads_ask_again
@@ -59,6 +60,7 @@ def main() -> int:
         if time.monotonic() - last_garbage > GARBAGE_EVERY_S or not last_garbage:
             last_garbage = time.monotonic()
             _try("collecting garbage", collect_garbage)
+            _try("expiring exports", lambda: _report("uploads and exports removed", exchange_expire()))
             _try("sweeping vectors", sweep_vectors)
         pause = interval if is_well else min(pause * 2, LONGEST_PAUSE_S)
         stop.wait(pause)

@@ -30,6 +30,7 @@ from django.db import close_old_connections, connection
 from jobs.child import Child, child_env
 from jobs.commands import prepare, workdir_of
 from jobs.devices import Device, free_device
+from jobs.exchange import extra_env
 from jobs.notes import Notes
 from jobs.queue import QUEUE_OF
 from jobs.verdict import Ending, conclude
@@ -92,13 +93,13 @@ def _device_for(kind: str, run_id: int, stop: threading.Event) -> Any:
 def _work(claim: Claim, *, device: Device, stop: threading.Event, limit_s: float) -> str:
     try:
         run = Run.objects.get(pk=claim.run_id)
-        command = prepare(run)
+        command, extra = prepare(run), extra_env(run)
     except ColdframeError as error:
         run_fail(claim=claim, error=error.as_dict())
         return f"failed before it began: {error.code}"
     locks = (device.lock,) if device.lock >= 0 else ()
     # A worker's SIGKILL must not leave a trainer behind, so the child is made by this thread, which outlives it.
-    child = Child(command, cwd=ROOT, env=child_env(device.env), pass_fds=locks, nice=settings.RUN_NICE)
+    child = Child(command, cwd=ROOT, env=child_env({**device.env, **extra}), pass_fds=locks, nice=settings.RUN_NICE)
     beats = Beats(claim)
     beats.start()
     try:

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=Path, required=True, help="the models folder")
     parser.add_argument("--base", required=True, help="name of the base model in the models folder")
     parser.add_argument("--into", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--labels", default="", help="an encoder's labels in their order, with commas between them")
+    parser.add_argument(
+        "--label", action="append", default=[], help="an encoder's label; once for each, in their order"
+    )
     parser.add_argument("--name", default="", help="what the adapter is called in its card")
 
 
@@ -28,13 +30,12 @@ def run(args: argparse.Namespace) -> int:
     args.emit("progress", done=0, total=2, text="Checking the adapter")
     if not args.source.exists():
         raise ArtifactError(f"There is no {args.source}.", hint="Give a folder or a zip.", field="file")
-    labels = [label.strip() for label in args.labels.split(",")] if args.labels.strip() else []
     args.into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.into.parent, prefix=".import-") as scratch:
         folder = args.source if args.source.is_dir() else unpack(args.source, Path(scratch) / "adapter")
         args.emit("progress", done=1, total=2, text="Comparing every tensor with the base model")
         imported = import_adapter(
-            folder, models_dir=args.models, base=args.base, into=args.into, labels=labels, name=args.name
+            folder, models_dir=args.models, base=args.base, into=args.into, labels=args.label, name=args.name
         )
     for notice in imported.notices:
         args.emit("phase", text=notice)

@@ -22,20 +22,11 @@ from ml.backbone import Backbone, load_backbone, model_folder, read_about
 from ml.errors import ArtifactError, ColdframeError, SpecError
 from ml.files import staged_folder
 from ml.specs import METHODS
+from ml.specs.merging import why_not_merged
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SLACK = 1.02
 """Room for tokenizer and configuration beside the weights."""
-_WHY_NOT = {
-    "prefix_kv": (
-        "puts trained vectors in front of the input and changes no weight of the model",
-        "Download its PEFT folder: plain peft loads it on the base model.",
-    ),
-    "head": (
-        "is a head beside the model, which changes none of its weights",
-        "Download the artifact: head_config.json and head.safetensors say how to use it.",
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +40,8 @@ class Merged:
 
 def check_merges(manifest: Manifest) -> None:
     """Raises SpecError saying why an artifact cannot become one model, and what to do instead."""
-    method = METHODS[manifest.method]
-    if not method.merges:
-        why, hint = _WHY_NOT.get(method.form, ("cannot be written as one model", "Download its folder as it is."))
-        raise SpecError(f"{method.label} {why}: there is nothing to merge.", hint=hint, field="method")
+    if reason := why_not_merged(manifest.method):
+        raise SpecError(reason.text, hint=reason.hint, field="method")
 
 
 def merge(

@@ -51,6 +51,8 @@ class Config(BaseSettings):
     """How far the processes of runs stand back behind chat on the CPU (as in nice)."""
     run_memory_mb: int = Field(default=0, ge=0)
     """Memory a run's process may hold; 0 means nine tenths of the machine's."""
+    hf_token: str = ""
+    """A Hugging Face token that may write; with it, members can upload adapters to the Hub. Only uploads see it."""
     max_upload_mb: int = Field(default=200, ge=1)
     demo: bool = True
     """Seed the demo team and show its login on the sign-in page when the app is bound to this machine only."""

@@ -27,6 +27,7 @@ BASE_MODEL = config.base_model
 EMBEDDING_MODEL = config.embedding_model
 ENGINE_SLOTS, ENGINE_LENGTH, ENGINE_THREADS = config.engine_slots, config.engine_length, config.engine_threads
 RUN_LEASE_S, RUN_NICE, RUN_MEMORY_BYTES = config.run_lease_s, config.run_nice, config.run_memory_mb * 1024 * 1024
+HF_TOKEN = config.hf_token
 MAX_UPLOAD_BYTES = config.max_upload_mb * 1024 * 1024
 DEMO = config.demo
 

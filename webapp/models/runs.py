@@ -14,6 +14,8 @@ class Run(TeamScoped):
         TRAIN = "train", "Training"
         VALIDATE = "validate", "Data set"
         INGEST = "ingest", "Documents"
+        IMPORT = "import", "Import"
+        EXPORT = "export", "Export"
 
     class State(models.TextChoices):
         QUEUED = "queued", "Waiting"

@@ -258,6 +258,11 @@ def related(run: Run) -> Related | None:
             return Related(url=reverse("datasets:detail", args=[made.dataset_id]), label=str(made))
         upload = Upload.objects.for_team(run.team).filter(pk=run.spec.get("upload")).first()
         return Related(url=reverse("datasets:upload", args=[upload.pk]), label=upload.filename) if upload else None
+    if run.kind == Run.Kind.EXPORT:
+        version = AdapterVersion.objects.for_team(run.team).filter(pk=run.spec.get("version")).first()
+        if version:
+            url = reverse("adapters:version", args=[version.adapter_id, version.number])
+            return Related(url=url, label=str(version))
     return None
 
 

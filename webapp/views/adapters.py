@@ -15,14 +15,17 @@ from ml.specs import METHODS
 from webapp import storage
 from webapp.archive import azip_pieces, files_of
 from webapp.forms.adapters import AdapterForm, AliasForm
+from webapp.forms.exchange import HubForm
 from webapp.listing import listing
 from webapp.models import Adapter, AdapterVersion
 from webapp.policy import policy
 from webapp.selectors import adapters as selectors
+from webapp.selectors import exchange as exchange_selectors
 from webapp.selectors.cards import Block, read_card
 from webapp.selectors.metrics import measure
 from webapp.selectors.targets import why_unserved
 from webapp.services import adapters as services
+from webapp.views import exchange
 
 SORTABLE = {
     "name": "name", "method": "method", "metric": "headline", "size": "size_bytes", "base": "base_name", "made": "made"
@@ -44,6 +47,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "figures": selectors.library_figures(team=request.team),
         "methods": [METHODS[m] for m in versions.values_list("method", flat=True).distinct() if m in METHODS],
         "bases": sorted(set(versions.values_list("base_name", flat=True))),
+        "may_write": request.principal.may("member"),
     }
     return render(request, "adapters/index.html", context)
 
@@ -66,9 +70,20 @@ def _page(request: HttpRequest, adapter: Adapter, version: AdapterVersion | None
         "card": _card(version) if version else [], "api_url": request.build_absolute_uri("/v1"),
         "target": selectors.target_name(version) if version else "",
         "unserved": why_unserved(version) if version else "",
+        **_exchange(version),
         "may_write": request.principal.may("member"), "may_retire": request.principal.may("admin"), **extra,
     }  # fmt: skip
     return render(request, "adapters/detail.html", context, status=422 if extra.get("error") else 200)
+
+
+def _exchange(version: AdapterVersion | None) -> dict[str, Any]:
+    """What can be taken out of a version, and what was."""
+    if version is None:
+        return {}
+    return {
+        "exports": exchange_selectors.exports_of(version), "why_not_merged": exchange_selectors.why_not(version),
+        "hub_form": HubForm(initial={"repo": version.adapter.name}) if exchange_selectors.has_hub() else None,
+    }  # fmt: skip
 
 
 def _first_move(rows: list[selectors.Row], incumbent: selectors.Row | None) -> dict[str, Any]:
@@ -172,6 +187,7 @@ def verdict(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 urlpatterns = [
+    *exchange.urlpatterns,
     path("", index, name="index"),
     path("<int:pk>/", detail, name="detail"),
     path("<int:pk>/alias", move_alias, name="alias"),
