@@ -5,9 +5,9 @@
 Each run is a child, `python -m ml train`, on a data set folder made of `../shared/data`. A run whose result lies in
 --out under the same spec is not made again, so that the command can be repeated until all are there. Seconds are wall
 clock: run it on a machine with nothing else to do (the load before each run is kept). About 45 minutes on two cores.
-Writes results.jsonl in --out and the study in docs/studies, and ends in one JSON line. --quick is a check that
-everything works, in a few minutes: two steps, six rows, no study. --split valid measures on validation rows and writes
-no study: for choosing learning rates, with --rate lora=3e-3.
+Writes results.jsonl in --out and, when everything was asked for, the study in docs/studies; ends in one JSON line.
+--quick is a check that everything works, in a few minutes: two steps, seven rows. --split valid measures on validation
+rows: for choosing learning rates, with --rate lora=3e-3.
 """
 
 from __future__ import annotations
@@ -177,8 +177,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="another number of rows to measure on")
     parser.add_argument("--rate", type=rate, action="append", default=[], metavar="METHOD=RATE")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--quick", action="store_true", help="two steps and six rows each; writes no study")
-    return parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="two steps and seven rows each; writes no study")
+    args = parser.parse_args()
+    if not args.data.is_dir():
+        parser.error(f"the raw data sets are not in {args.data}: give their folder with --data")
+    return args
 
 
 def chosen(args: argparse.Namespace) -> list[Study]:
@@ -187,6 +190,12 @@ def chosen(args: argparse.Namespace) -> list[Study]:
     return [
         replace(s, steps=args.steps or s.steps, n_test=args.rows or s.n_test, measured_on=args.split) for s in studies
     ]
+
+
+def is_whole(args: argparse.Namespace) -> bool:
+    """Whether everything was asked for at full size: only then a study is written."""
+    smaller = args.quick or args.steps or args.rows or args.split != "test"
+    return not smaller and set(args.only) == set(METHODS) and len(args.sets) == len(STUDIES)
 
 
 def main() -> None:
@@ -207,7 +216,7 @@ def main() -> None:
     text = document(studies=studies, results=results, about=about,
                     before=args.study.read_text(encoding="utf-8") if args.study.is_file() else "")  # fmt: skip
     print(text)
-    if not args.quick and args.split == "test":
+    if is_whole(args):
         args.study.write_text(text, encoding="utf-8")
     print(json.dumps(last_line(studies, results, about, time.monotonic() - start)))
     sys.exit(1 if any("error" in result for result in results) else 0)

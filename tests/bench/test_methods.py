@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.method_sets import STUDIES
-from bench.methods import fits, spec_of, summary
+from bench.methods import arguments, fits, is_whole, spec_of, summary
 from ml.specs import METHODS
 
 LABELLING, WRITING = STUDIES
@@ -31,6 +31,25 @@ def test_every_technique_gets_a_valid_spec_of_the_same_size(method: str) -> None
 def test_a_learning_rate_can_be_given() -> None:
     method = next(iter(METHODS))
     assert spec_of(LABELLING, method, asked(rate=[(method, 0.5)]), "0" * 64)["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "whole"),
+    [
+        ([], True),
+        (["--rate", "lora=3e-3"], True),
+        (["--quick"], False),
+        (["--only", "lora"], False),
+        (["--sets", "snips7"], False),
+        (["--split", "valid"], False),
+        (["--steps", "3"], False),
+    ],
+)
+def test_a_part_of_the_study_does_not_overwrite_the_whole(
+    words: list[str], whole: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench/methods.py", "--data", str(tmp_path), *words])
+    assert is_whole(arguments()) is whole
 
 
 def test_only_what_fits_the_task_is_run() -> None:
