@@ -22,6 +22,7 @@ from ml.data.rows import SPLITS, Dataset, read_dataset
 from ml.errors import DataError, SpecError
 from ml.evaluate.report import measure
 from ml.limits import usable_length
+from ml.looks import short_numbers
 from ml.objectives import objective_for
 from ml.specs import METHODS, TrainSpec, train_spec
 
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         )
     model: Any = load_adapter(backbone, subject.adapter) if subject.adapter else backbone.model
     args.emit("started", base=subject.spec.base, subject=subject.name, n_rows=n_rows)
-    report = measure(objective, model, dataset, args.split, n_rows=n_rows)
+    with short_numbers(backbone.model):
+        report = measure(objective, model, dataset, args.split, n_rows=n_rows)
     args.emit("eval", step=0, split=args.split, subject=subject.name, **report.as_dict())
     args.emit("finished", metrics=report.metrics, seconds=time.monotonic() - start)
     return 0

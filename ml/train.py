@@ -95,7 +95,7 @@ class Trainer:
         """What is computed once before the first step, such as the frozen layers' activations."""
         prepare = getattr(self.objective, "prepare", None)
         if prepare is not None:
-            with self.processes.main_first():
+            with self.processes.main_first(), short_numbers(self.backbone.model):
                 prepare(self.model, self.items, self.workdir, self.emit, self._check)
 
     def _train(self) -> None:

@@ -30,11 +30,13 @@ def evaluate(*words: Any, models: Path, dataset: Path) -> tuple[int, Recorder]:
     return code, emit
 
 
-def train(tmp_path: Path, models: Path, dataset: Path, base: str, method: str) -> tuple[Path, Path, dict[str, float]]:
+def train(
+    tmp_path: Path, models: Path, dataset: Path, base: str, method: str, **changes: Any
+) -> tuple[Path, Path, dict[str, float]]:
     """Spec, artifact and the run's own numbers on the test split."""
     spec, emit = tmp_path / "spec.json", Recorder()
     options = {"cache_activations": False} if method in ("last_k", "full") else {}
-    values = tiny_spec(method, steps=2, base=base, dataset_sha256=dataset.name).as_dict()
+    values = tiny_spec(method, steps=2, base=base, dataset_sha256=dataset.name, **changes).as_dict()
     values["options"] |= {k: v for k, v in options.items() if k in values["options"]}
     spec.write_text(json.dumps(values))
     words = ["train", str(spec), "--models", str(models), "--dataset", str(dataset), "--device", "cpu"]
@@ -63,6 +65,16 @@ def test_an_artifact_measures_what_its_run_measured(
     assert code == 0, emit.events[-1]
     assert emit.named("started")[0] == {"event": "started", "base": base, "subject": "adapter", "n_rows": 4}
     assert emit.named("eval")[0]["metrics"] == pytest.approx(metrics, rel=1e-5)
+
+
+@pytest.mark.parametrize(("base", "method"), [("tiny-bert", "output_layers"), ("tiny-t5", "lora")])
+def test_a_run_in_short_numbers_is_measured_in_short_numbers(
+    base: str, method: str, models: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    _, out, metrics = train(tmp_path, models, tiny_dataset_dir, base, method, precision="bfloat16")
+    code, emit = evaluate("--adapter", out, "--rows", "4", models=models, dataset=tiny_dataset_dir)
+    assert code == 0, emit.events[-1]
+    assert emit.named("eval")[0]["metrics"] == pytest.approx(metrics, rel=1e-2)
 
 
 def test_free_answers_of_an_encoder_decoder_are_measured(
