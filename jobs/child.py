@@ -49,8 +49,12 @@ def child_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
-def _preparation(parent: int, nice: int) -> Callable[[], None]:
-    """What runs in the child before exec. The library is opened here, since a fork may hold its loader's lock."""
+def preparation(*, nice: int) -> Callable[[], None]:
+    """What runs in a child before exec: nice, and ended when the calling thread ends.
+
+    The library is opened here, since a fork may hold its loader's lock.
+    """
+    parent = os.getpid()
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
     def prepare() -> None:
@@ -71,7 +75,7 @@ class Child:
     ):
         self.process = subprocess.Popen(
             list(command), cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, pass_fds=pass_fds, process_group=0, preexec_fn=_preparation(os.getpid(), nice),
+            stderr=subprocess.PIPE, pass_fds=pass_fds, process_group=0, preexec_fn=preparation(nice=nice),
         )  # fmt: skip
         self._buffers: dict[str, bytearray] = {"event": bytearray(), "log": bytearray()}
         self._selector = selectors.DefaultSelector()

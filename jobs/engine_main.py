@@ -1,9 +1,10 @@
 """The engine's process: one frozen model, its batch, and the threads that connect it with Redis. `manage.py engine`.
 
 Threads: the model's (the main one) · intake · answers (writes events) · messages (keeps chat answers) · services ·
-heartbeat · small pools for preparing requests and loading adapters. SIGTERM and SIGINT stop after the step under way;
-unfinished requests stay in the stream, and another engine goes on with them where this one stopped. A fault of the
-model's loop itself ends the process with code 70: the supervisor starts a fresh one, which takes the requests over.
+planner · heartbeat · small pools for preparing requests and loading adapters. SIGTERM and SIGINT stop after the step
+under way; unfinished requests stay in the stream, and another engine goes on with them where this one stopped. A fault
+of the model's loop itself ends the process with code 70: the supervisor starts a fresh one, which takes the requests
+over.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jobs.engine_messages import Closer, DjangoMessages, Messages
 from jobs.engine_services import HANDLERS, Services
 from jobs.engine_ticket import Tickets
 from jobs.engine_writer import AnswerWriter
+from jobs.planner import Planner
 from ml.errors import ModelError
 
 WAITING = "waiting for the model"
@@ -131,8 +133,9 @@ class EngineProcess:
             self._name, tickets, limit=self._config.n_slots + _AHEAD, writer=writer, take=answers.take,
             refuse=answers.refuse, cancel=answers.cancel,
         )  # fmt: skip
-        services = Services(self._name, {**HANDLERS, "count_tokens": self._count_tokens})
-        parts = (writer, closer, intake, services)
+        planner = Planner(self._config.models_dir)
+        services = Services(self._name, {**HANDLERS, "count_tokens": self._count_tokens}, later={"plan": planner.take})
+        parts = (writer, closer, intake, planner, services)
         for part in parts:
             part.start()
         self._state = "ready"
@@ -147,6 +150,7 @@ class EngineProcess:
             intake.stop()
             answers.stop()
             services.stop()
+            planner.stop()
             closer.stop()
             writer.stop()
 

@@ -1,6 +1,7 @@
 """Small questions that need the engine's models: embed, search, count_tokens. A thread of its own beside the model's.
 
 Each question is answered by one engine; one that nobody waits for any more is dropped; an error travels back as such.
+Kinds in `later` are handed on to somebody with a thread of its own (the memory plan: jobs/planner.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+
+import redis
 
 from jobs import stream
 from jobs.engine_reader import StreamReader
@@ -17,6 +21,8 @@ from jobs.stream_redis import client
 from ml.errors import ColdframeError, SpecError
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
+Later = Callable[[dict[str, Any], float, Callable[[dict[str, Any]], None]], None]
+"""Takes (payload, time by which an answer is wanted, what to call with it)."""
 _REPLY_TTL_S = 60
 logger = logging.getLogger(__name__)
 
@@ -39,9 +45,11 @@ HANDLERS: Mapping[str, Handler] = {"embed": embed, "search": search}
 class Services(StreamReader):
     key, name = stream.SERVICES, "services"
 
-    def __init__(self, engine_id: str, handlers: Mapping[str, Handler] = HANDLERS) -> None:
+    def __init__(
+        self, engine_id: str, handlers: Mapping[str, Handler] = HANDLERS, later: Mapping[str, Later] | None = None
+    ) -> None:
         super().__init__(engine_id)
-        self._handlers = handlers
+        self._handlers, self._later = handlers, later or {}
 
     def tick(self, block_ms: int = 500) -> None:
         # NOACK: nobody takes a question over; whoever asked has a time limit and asks again.
@@ -52,20 +60,38 @@ class Services(StreamReader):
             client().xdel(stream.SERVICES, entry_id)
             if int(fields["ends_ms"]) < time.time() * 1000:
                 continue
-            reply = json.dumps(self.answer(fields["kind"], json.loads(fields["d"])))
-            pipe = client().pipeline()
-            pipe.rpush(stream.reply_key(fields["id"]), reply)
-            pipe.expire(stream.reply_key(fields["id"]), _REPLY_TTL_S)
-            pipe.execute()
+            kind, payload, send = fields["kind"], json.loads(fields["d"]), partial(_send, fields["id"])
+            if kind in self._later:
+                self._later[kind](payload, int(fields["ends_ms"]) / 1000, partial(_send_later, fields["id"]))
+            else:
+                send(self.answer(kind, payload))
 
     def answer(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
         """The reply, or `{"error": …}`."""
         try:
             if kind not in self._handlers:
-                raise SpecError(f"Unknown service {kind!r}.", hint="Services: " + ", ".join(self._handlers) + ".")
+                raise SpecError(
+                    f"Unknown service {kind!r}.", hint="Services: " + ", ".join([*self._handlers, *self._later]) + "."
+                )
             return self._handlers[kind](payload)
         except ColdframeError as error:
             return {"error": error.as_dict()}
         except Exception as error:
             logger.exception("service %s failed", kind)
             return {"error": ColdframeError(f"{kind} failed: {type(error).__name__}: {error}.").as_dict()}
+
+
+def _send(call_id: str, reply: dict[str, Any]) -> None:
+    key = stream.reply_key(call_id)
+    pipe = client().pipeline()
+    pipe.rpush(key, json.dumps(reply))
+    pipe.expire(key, _REPLY_TTL_S)
+    pipe.execute()
+
+
+def _send_later(call_id: str, reply: dict[str, Any]) -> None:
+    """From another thread, which a Redis that is away must not end: whoever asked has a time limit."""
+    try:
+        _send(call_id, reply)
+    except redis.RedisError as error:
+        logger.warning("an answer could not be sent: %s", error)

@@ -29,6 +29,7 @@ from ml.events import Emitter, claim_stdout
 
 VERBS = {
     "train": "train an adapter from a spec",
+    "plan": "say how much memory a run will need",
     "evaluate": "measure a base model or an adapter on a data set",
     "inspect": "check an adapter folder and say what it is",
     "import": "check an adapter made by plain peft and write it as an artifact",

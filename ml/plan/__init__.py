@@ -10,53 +10,26 @@ not counted; paged optimizer states are counted where they begin, on the device.
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
-import psutil
 import torch
 
 from ml.families import family_of_config
 from ml.forward import n_common
 from ml.plan.simulate import PARTS, Setting, simulate
 from ml.plan.steps import Rows
+from ml.plan.verdicts import Plan as Plan
+from ml.plan.verdicts import Verdict as Verdict
+from ml.plan.verdicts import free_bytes as free_bytes
+from ml.plan.verdicts import verdict as verdict
 from ml.specs import TrainSpec
 
 RUNTIME_BYTES = 550_000_000
-Verdict = Literal["fits", "tight", "does_not_fit"]
-_TIGHT = 0.85
 _ANSWER_TOKENS = 32
 _NO_MATTER = ("base", "dataset", "dataset_sha256", "steps", "learning_rate", "schedule", "seed")
 _LABEL_TOKENS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Bytes by part, at the run's highest moment; all on the device that trains."""
-
-    runtime: int
-    """Libraries and the process itself; on CPU only."""
-    weights: int
-    """The base model, quantized where it is."""
-    trainables: int
-    """What the technique adds to it."""
-    gradients: int
-    optimizer: int
-    """The optimizer's two numbers a trained number."""
-    activations: int
-    """What the forward pass keeps for the backward pass."""
-    buffers: int
-    """What else is alive at that moment: logits, weights unpacked on the way, the evaluation's batch."""
-
-    @property
-    def total(self) -> int:
-        return sum(getattr(self, f.name) for f in fields(self))
-
-    def as_dict(self) -> dict[str, int]:
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"total": self.total}
 
 
 def plan(
@@ -126,24 +99,6 @@ def _planned(key: _Key) -> Plan:
         weights=weights, trainables=trainables, gradients=gradients, optimizer=optimizer,
         activations=activations, buffers=rest - gradients - activations,
     )  # fmt: skip
-
-
-def verdict(needed: Plan, free: int) -> Verdict:
-    """Whether `needed` fits into `free` bytes: tight above 85 % of them."""
-    if needed.total > free:
-        return "does_not_fit"
-    return "tight" if needed.total > _TIGHT * free else "fits"
-
-
-def free_bytes(device: str) -> int:
-    """Bytes that this process may still take on `device`."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        free = min(free, max(0, limit - int(psutil.Process().memory_info().vms)))
-    return free
 
 
 def advice(spec: TrainSpec, needed: Plan, free: int) -> str:
