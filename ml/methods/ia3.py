@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from ml.backbone import Backbone
 from ml.errors import SpecError
 from ml.methods import task_type
-from ml.methods.shared import attention_layers, linear_layers, put_on, short_names
+from ml.methods.common import attention_layers, linear_layers, put_on, short_names
 
 _KEYS = ("k_proj", "key", "k", "k_lin", "key_proj")
 _VALUES = ("v_proj", "value", "v", "v_lin", "value_proj")

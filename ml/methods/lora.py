@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml.backbone import Backbone
-from ml.methods.shared import low_rank
+from ml.methods.common import low_rank
 
 
 def build(backbone: Backbone, options: Mapping[str, Any], seed: int) -> Any:

@@ -17,7 +17,7 @@ from peft.tuners.p_tuning import PromptEncoderReparameterizationType
 from ml.backbone import Backbone
 from ml.errors import SpecError
 from ml.methods import task_type
-from ml.methods.shared import in_front_of, put_on
+from ml.methods.common import in_front_of, put_on
 
 _MLP_LAYERS = 2
 

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from ml.backbone import Backbone
 from ml.errors import SpecError
 from ml.methods import task_type
-from ml.methods.shared import put_on, sampled_vocabulary
+from ml.methods.common import put_on, sampled_vocabulary
 
 
 def build(backbone: Backbone, options: Mapping[str, Any], seed: int) -> Any:

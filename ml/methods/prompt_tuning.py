@@ -19,7 +19,7 @@ from torch import Tensor
 from ml.backbone import Backbone
 from ml.errors import SpecError
 from ml.methods import task_type
-from ml.methods.shared import embedded, in_front_of, put_on, sampled_vocabulary
+from ml.methods.common import embedded, in_front_of, put_on, sampled_vocabulary
 
 
 def build(backbone: Backbone, options: Mapping[str, Any], seed: int) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml.backbone import Backbone
 from ml.errors import SpecError
-from ml.methods.shared import low_rank
+from ml.methods.common import low_rank
 
 
 def build(backbone: Backbone, options: Mapping[str, Any], seed: int) -> Any:
