@@ -113,6 +113,7 @@ def _write_peft(folder: Path, model: Any, base_name: str) -> None:
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
+    model.eval()  # P-tuning's network may drop some of what it is asked to save otherwise
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {name: state[name].detach().clone().contiguous().cpu() for name in sorted(state)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
