@@ -20,7 +20,7 @@ from webapp.selectors import runs as select
 from webapp.selectors.run_plan import spec_yaml
 from webapp.selectors.targets import why_unserved
 from webapp.services.runs import run_cancel, run_retry
-from webapp.views import run_forms
+from webapp.views import run_forms, run_memory
 
 SORTABLE = {"title": "title", "state": "state", "kind": "kind", "began": "started_at", "ended": "finished_at"}
 CANCEL_TEXT = {
@@ -143,6 +143,7 @@ urlpatterns = [
     path("", index, name="index"),
     path("live/", live_list, name="live_list"),
     *run_forms.urlpatterns,
+    *run_memory.urlpatterns,
     path("<int:pk>/", detail, name="detail"),
     path("<int:pk>/live/", live, name="live"),
     path("<int:pk>/cancel/", cancel, name="cancel"),

@@ -29,11 +29,28 @@ function fit(reasons) {
   }
 }
 
+// A remedy of the memory plan: the inputs that it names get its values, as if they had been typed.
+function apply(inputs) {
+  let last = null;
+  for (const [name, value] of Object.entries(inputs)) {
+    const kind = form.querySelector(`[name="${name}"]`)?.type;
+    last = form.querySelector(kind === "radio" ? `[name="${name}"][value="${value}"]` : `[name="${name}"]`) ?? last;
+    if (kind === "radio" || kind === "checkbox") last.checked = value !== false;
+    else if (kind) last.value = value;
+  }
+  last?.dispatchEvent(new Event("change", { bubbles: true }));
+  show();
+}
+
 if (form) {
   const reasons = JSON.parse(document.getElementById("reasons").textContent);
   form.addEventListener("change", (event) => {
     if (event.target.name === "method") show();
     if (["method", "base", "dataset_version"].includes(event.target.name)) fit(reasons);
+  });
+  form.addEventListener("click", (event) => {
+    const fix = event.target.closest("[data-inputs]");
+    if (fix) apply(JSON.parse(fix.dataset.inputs));
   });
   show(); // the browser may have restored another choice on going back
   fit(reasons);
