@@ -18,9 +18,9 @@ from ml.data.chat import example_ids
 from ml.data.rows import encode_rows, read_dataset
 from ml.errors import DivergedError, OutOfMemoryError, SpecError
 from ml.forward import completion_nll
-from ml.specs import METHODS
 from ml.limits import usable_length
 from ml.optimization import learning_rate_at
+from ml.specs import METHODS
 from tests.ml.running import Recorder, tiny_spec, tiny_trainer, train_whole
 
 QUESTION = [{"role": "user", "content": "What colour is the frog?"}]
