@@ -16,7 +16,7 @@ from ml.foreign.unpack import unpack
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="a PEFT adapter's folder, or a zip of one")
-    parser.add_argument("--models", type=Path, required=True, help="the models folder")
+    parser.add_argument("--models", type=Path, default=Path("var/models"), help="the models folder (var/models)")
     parser.add_argument("--base", required=True, help="name of the base model in the models folder")
     parser.add_argument("--into", type=Path, required=True, help="the folder to write")
     parser.add_argument(

@@ -11,7 +11,7 @@ from ml.export import DTYPES, merge
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", type=Path, required=True, help="an artifact's folder")
-    parser.add_argument("--models", type=Path, required=True, help="the models folder")
+    parser.add_argument("--models", type=Path, default=Path("var/models"), help="the models folder (var/models)")
     parser.add_argument("--into", type=Path, required=True, help="the folder to write")
     parser.add_argument(
         "--dtype", choices=list(DTYPES), default="float32", help="float32 is exact, bfloat16 half as large"

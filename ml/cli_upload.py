@@ -1,4 +1,4 @@
-"""`python -m ml upload --adapter DIR --repo NAME [--merged --models DIR]`: put an adapter, or the model that it makes,
+"""`python -m ml upload --adapter DIR --repo NAME [--merged]`: put an adapter, or the model that it makes,
 on the Hugging Face Hub with the token in HF_TOKEN."""
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from ml.errors import SpecError
 from ml.hub import go_online, upload
 
 
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repo", required=True, help="the repository, name or owner/name; made when it is missing")
     parser.add_argument("--public", action="store_true", help="make a new repository public; else it is private")
     parser.add_argument("--merged", action="store_true", help="upload base model and adapter as one whole model")
-    parser.add_argument("--models", type=Path, help="the models folder, needed with --merged")
+    parser.add_argument("--models", type=Path, default=Path("var/models"), help="the models folder (var/models)")
     parser.add_argument(
         "--scratch", type=Path, help="where the merged model is written on the way (default: beside it)"
     )
@@ -25,8 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
-    if args.merged and args.models is None:
-        raise SpecError("--merged needs the models folder.", hint="Add --models DIR.", field="models")
     token = go_online()
     from ml.artifact import verify
     from ml.export import check_merges, merge

@@ -11,6 +11,7 @@ from __future__ import annotations
 import stat
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from ml.errors import ArtifactError
@@ -23,6 +24,8 @@ MAX_RATIO = 200
 MAX_BYTES = 4 << 30
 _CHUNK_BYTES = 1 << 20
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, NotImplementedError, RuntimeError)
+"""What zipfile raises for archives that are not as they should be."""
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 
 
@@ -36,7 +39,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES) -> Path:
                 n_written = 0
                 for name, entry in entries.items():
                     n_written += _write(opened, entry, staged / name, left=max_bytes - n_written)
-    except (zipfile.BadZipFile, EOFError, struct.error, ValueError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise ArtifactError(
             f"{archive.name} is not a sound zip archive: {str(error)[:120]}.",
             hint="Pack the folder again.",
@@ -110,6 +113,10 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise _refused(entry, "leads outside the archive")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise _refused(entry, "is a link or a device")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _refused(entry, "is packed in a way that is not read here")
+    if entry.header_offset < 0:
+        raise _refused(entry, "lies before the archive begins")
     if entry.flag_bits & 1:
         raise _refused(entry, "is encrypted")
     if name.lower().endswith(_ARCHIVES):

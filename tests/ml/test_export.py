@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ml.__main__ import main
 from ml.artifact import load_adapter, write_artifact
 from ml.backbone import load_backbone
-from ml.errors import ColdframeError, SpecError
+from ml.errors import SpecError, StorageError
 from ml.export import merge
 from ml.foreign import import_adapter
 from ml.specs import METHODS
@@ -124,7 +124,7 @@ def test_a_full_disk_is_noticed_before_the_first_byte(
     folder = artifact(tmp_path / "adapter", shapes, "lora")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ColdframeError, match=r"the disk of .* has 1,000 left"):
+    with pytest.raises(StorageError, match=r"the disk of .* has 1,000 left"):
         merge(folder, models_dir=shapes.folder, into=tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
