@@ -30,6 +30,7 @@ class Shapes(TorchFunctionMode):
         self._answers: dict[Any, Any] = {
             functional.scaled_dot_product_attention: self._attention,
             Tensor.__getitem__: self._choice,
+            Tensor.index_put: self._putting,
             Tensor.nonzero: self._places,
             Tensor.__bool__: _no,
             Tensor.__contains__: _no,
@@ -61,7 +62,16 @@ class Shapes(TorchFunctionMode):
         if not (isinstance(index, Tensor) and index.dtype == torch.bool):
             return func(tensor, index)
         rows = tensor.reshape(-1, *tensor.shape[index.dim() :])
-        return rows.index_select(0, torch.zeros(self.n_chosen, dtype=torch.long, device="meta"))
+        return rows.index_select(0, self._chosen())
+
+    def _putting(self, func: Any, tensor: Tensor, indices: Any, values: Tensor) -> Any:
+        if indices[0].dtype != torch.bool:
+            return func(tensor, indices, values)
+        rows = tensor.reshape(-1, *tensor.shape[indices[0].dim() :])
+        return func(rows, (self._chosen(),), values).view(tensor.shape)
+
+    def _chosen(self) -> Tensor:
+        return torch.zeros(self.n_chosen, dtype=torch.long, device="meta")
 
     def _places(self, _: Any, tensor: Tensor) -> Tensor:
         return torch.empty(self.n_chosen, tensor.dim(), dtype=torch.long, device="meta")
