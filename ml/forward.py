@@ -48,6 +48,43 @@ def _output_sees(base: Any, choose: Callable[[Tensor], Tensor]) -> Iterator[None
         hook.remove()
 
 
+@contextmanager
+def _last_mlp_sees(base: Any, keep: Tensor | None) -> Iterator[None]:
+    """While open, the last block's MLP runs for the positions of `keep` [B, T] alone, since no one reads the others.
+
+    What leaves it elsewhere is zero. None: a single position, as some kernels refuse empty input. Nothing happens for
+    blocks without a plain MLP.
+    """
+    mlp, masks = _last_mlp(base), list[Tensor]()
+    if mlp is None:
+        yield
+        return
+
+    def pick(_module: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+        mask = keep if keep is not None else torch.arange(args[0].shape[1], device=args[0].device)[None] == 0  # [B, T]
+        masks.append(mask)
+        return (args[0][mask][None],)  # [1, N, D]
+
+    def spread(_module: Any, _args: Any, output: Tensor) -> Tensor:
+        mask = masks.pop()
+        return output.new_zeros(*mask.shape, output.shape[-1]).index_put((mask,), output[0])  # [B, T, D]
+
+    hooks = [mlp.register_forward_pre_hook(pick), mlp.register_forward_hook(spread)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _last_mlp(base: Any) -> Any:
+    """The plain MLP of the last block; None where there is none."""
+    depth = getattr(base.config, "num_hidden_layers", 0)
+    blocks = next((m for m in base.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth), None)
+    mlp = None if blocks is None else getattr(blocks[-1], "mlp", None)
+    return mlp if type(mlp).__name__.endswith("MLP") else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
     """Remainders of rows after what they share: right-padded, on the model's device."""
@@ -96,7 +133,7 @@ def share(model: Any, rows: Sequence[Sequence[int]], n_shared: int) -> Ragged:
 
 def _shared_cache(model: Any, prefix: Sequence[int]) -> Any:
     base = base_of(model)
-    with _output_sees(base, lambda hidden: hidden[:, :0]):
+    with _output_sees(base, lambda hidden: hidden[:, :0]), _last_mlp_sees(base, None):
         if prefix:
             ids = torch.tensor([list(prefix)], device=base.device)
             return model(input_ids=ids, use_cache=True).past_key_values
@@ -123,7 +160,7 @@ def run(
     if positions is None:
         positions = torch.arange(ragged.ids.shape[1], device=ragged.ids.device)[None] + ragged.n_past
         positions = positions.expand(ragged.ids.shape[0], -1)
-    with _output_sees(base, lambda hidden: hidden[keep]):
+    with _output_sees(base, lambda hidden: hidden[keep]), _last_mlp_sees(base, keep):
         out = base(
             input_ids=ragged.ids,
             attention_mask=mask,
