@@ -57,5 +57,6 @@ def ended(row: Row, reason: FinishReason) -> Done:
         first_step=row.first_step,
         last_step=row.last_step,
         first_token_ms=round((row.first_token - row.submitted) * 1000, 1) if row.first_token else 0.0,
+        scores=row.scores,
         tokens_per_s=round((n_here - 1) / seconds, 2) if row.first_token and n_here > 1 and seconds > 0 else 0.0,
     )

@@ -105,6 +105,28 @@ class SlotCache:
         mask = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
         return at.to(self.device), mask[:, None].to(self.device)
 
+    def begin_trees(
+        self, first: int, positions: Sequence[int], parents: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """As `begin`, for tokens that stand beside one another: each sees the columns before `positions[r]`, its
+        parents and itself. `parents[r]` names each token's parent among the row's own, -1 the first one's."""
+        n_rows, longest = len(positions), max(len(row) for row in parents)
+        seen = torch.zeros(n_rows, longest, longest, dtype=torch.bool)
+        depths = torch.zeros(n_rows, longest, dtype=torch.long)
+        for r, row in enumerate(parents):
+            for node, parent in enumerate(row):
+                if parent >= 0:
+                    seen[r, node], depths[r, node] = seen[r, parent], depths[r, parent] + 1
+                seen[r, node, node] = True
+        _, mask = self.begin(first, positions, [len(row) for row in parents])
+        starts = torch.tensor(positions, dtype=torch.long)[:, None]
+        column = torch.arange(self._width)[None, None]  # [1, 1, W]
+        offset = (column - starts[:, :, None]).expand(-1, longest, -1)  # [R, Q, W]
+        beside = seen.gather(2, offset.clamp(0, longest - 1)) & (offset >= 0) & (offset < longest)
+        allowed = (offset < 0) | beside | (column == 0)
+        scores = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
+        return (starts + depths).to(self.device), scores[:, None].to(mask.device)
+
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by the model's attention with keys and values [R, H, Q, D]."""
         layer = self.layers[layer_idx]

@@ -22,6 +22,7 @@ import torch
 from ml.backbone import Backbone
 from ml.data.chat import stop_ids
 from ml.engine.answers import accept, ended, resume
+from ml.engine.choices import MOST_NODES, advance
 from ml.engine.runner import Runner
 from ml.engine.sampler import Choice, sample
 from ml.engine.scheduler import Chunk, Scheduler
@@ -121,6 +122,7 @@ class Engine:
         if self.scheduler.live:
             self.n_steps += 1
             n_live, decoding = len(self.scheduler.live), self.scheduler.table.decoding
+            self._score(self.scheduler.scoring_batch(4 * MOST_NODES))
             results = self._prefill(self.scheduler.prefill_batch()) + self._decode(decoding)
             for row, choice in results:
                 self._apply(row, choice, n_live)
@@ -214,6 +216,20 @@ class Engine:
                 self.runner.move(copy, max(row.position, other.position))
         return [(row, choice) for row, choice in results if row in complete]
 
+    def _score(self, rows: Sequence[Row]) -> None:
+        """One forward for what these rows' choices still need. When it fails as a whole, each row is tried alone."""
+        try:
+            scored = advance(rows, self.runner.score)
+        except Exception as error:
+            if len(rows) == 1:
+                self._fail_unexpected(rows[0], error)
+            for row in reversed(rows) if len(rows) > 1 else ():
+                self._score([row])
+            return
+        for row in reversed(scored):
+            if not row.request.writes:
+                self._finish(row, "stop")
+
     def _decode(self, rows: Sequence[Row]) -> Results:
         return self._forward(rows, [row.unread for row in rows], wants_logits=True)
 
@@ -274,7 +290,7 @@ class Engine:
     def _leave(self, row: Row, *, is_suspect: bool = False) -> None:
         self._rows.pop(row.request.id, None)
         if row.slot >= 0 and (is_suspect or row.state == "prefill"):
-            self.runner.clear(row.slot, row.position + self.scheduler.prefill_tokens)
+            self.runner.clear(row.slot, row.position + max(self.scheduler.prefill_tokens, row.n_scratch))
         slot = row.slot
         for copy in self.scheduler.drop(row):
             self.runner.move(copy, self.scheduler.live[copy.target].position)

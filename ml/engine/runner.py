@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ml.backbone import Backbone
 from ml.engine.cache import SlotCache
+from ml.engine.choices import Tree
 from ml.engine.lora import LoraBank
 from ml.engine.slots import Copy
 from ml.errors import ModelError
@@ -57,6 +58,28 @@ class Runner:
             hidden = hidden[torch.arange(len(ids), device=hidden.device), last][:, None]  # [R, 1, D]
         logits: Tensor = self._head(hidden)[:, 0].float()
         return logits
+
+    @torch.inference_mode()
+    def score(self, first: int, trees: Sequence[Tree], positions: Sequence[int]) -> list[list[float]]:
+        """Log probability of each edge of trees[r], read behind column positions[r] of slot first + r. What is read
+        is scratch: the row's own columns end where they ended."""
+        longest = max(len(tree.ids) for tree in trees)
+        padded = torch.tensor([[*tree.ids, *[0] * (longest - len(tree.ids))] for tree in trees], dtype=torch.long)
+        position_ids, mask = self.cache.begin_trees(first, positions, [tree.parents for tree in trees])
+        self.lora.use(first, len(trees))
+        hidden = self.model.base_model(
+            input_ids=padded.to(self.model.device),
+            position_ids=position_ids,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state  # [R, N, D]
+        found = []
+        for tree, row in zip(trees, hidden, strict=True):
+            logits = self._head(row[: len(tree.ids)]).float()  # [N, V]
+            node, token = torch.tensor(tree.edges, device=logits.device).T
+            found.append((logits[node, token] - logits.logsumexp(-1)[node]).tolist())
+        return found
 
     def write_prefix(self, slot: int, prefix: Tensor) -> None:
         self.cache.write_prefix(slot, prefix)

@@ -100,13 +100,29 @@ class Scheduler:
         chunks: list[Chunk] = []
         real = longest = 0
         for row in self.table.prefilling:
-            n = min(len(row.unread), self.prefill_tokens)
+            n = min(row.n_readable, self.prefill_tokens)
+            if not n:
+                if chunks:
+                    break
+                continue
             padded = max(longest, n) * (len(chunks) + 1)
             if chunks and (padded > self.prefill_tokens or 2 * (real + n) < padded):
                 break
             chunks.append(Chunk(row, n))
             real, longest = real + n, max(longest, n)
         return chunks
+
+    def scoring_batch(self, most_nodes: int) -> list[Row]:
+        """Neighbouring rows whose prompt is read and whose choices are not all scored."""
+        rows: list[Row] = []
+        for row in self.table.prefilling:
+            if row.scoring and not row.n_readable:
+                rows.append(row)
+                if sum(other.n_scratch for other in rows) >= most_nodes:
+                    break
+            elif rows:
+                break
+        return rows
 
     @property
     def live(self) -> list[Row]:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ml.engine.choices import Scoring
 from ml.errors import ColdframeError
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -42,6 +43,10 @@ class Request:
     """sha256 of the adapter's manifest; None is the plain model."""
     label: str = ""
     sampling: Sampling = field(default_factory=Sampling)
+    choices: tuple[tuple[int, ...], ...] = ()
+    """Texts to be scored as answers, as token ids with their end-of-turn token (`ml.engine.choices`)."""
+    writes: bool = True
+    """False: the scores of `choices` are all that is wanted; no answer is written."""
     emitted: tuple[int, ...] = ()
     """Answer tokens that another engine has already sent; this one goes on after them."""
     deadline: float = math.inf
@@ -86,6 +91,8 @@ class Done:
     last_step: int
     first_token_ms: float
     tokens_per_s: float
+    scores: tuple[float, ...] = ()
+    """Log probability of each of the request's choices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +123,35 @@ class Row:
     unread: list[int] = field(default_factory=list)
     """Ids not yet in the cache: the prompt's rest, or the one token sampled last."""
     answer: list[int] = field(default_factory=list)
+    scoring: Scoring | None = None
+    """Of the request's choices, until they are all scored."""
+    scores: tuple[float, ...] = ()
     submitted: float = field(default_factory=time.monotonic)
     first_token: float = 0.0
     first_step: int = 0
     last_step: int = 0
+    n_scratch: int = 0
+    """Columns behind the prompt that scoring needs."""
 
     def __post_init__(self) -> None:
         self.answer = list(self.request.emitted)
         self.unread = [*self.request.prompt_ids, *self.request.emitted]
+        if self.request.choices:
+            self.scoring = Scoring(
+                root=self.request.prompt_ids[-1], choices=self.request.choices, may_prune=not self.request.writes
+            )
+            self.n_scratch = self.scoring.n_columns
+
+    @property
+    def n_readable(self) -> int:
+        """How many of `unread` may go into the cache now: the prompt's last token is left for the scoring."""
+        return len(self.unread) - len(self.request.emitted) - 1 if self.scoring else len(self.unread)
 
     @property
     def capacity(self) -> int:
-        """Positions that it may need: prefix, prompt and the longest answer."""
-        return self.prefix_tokens + len(self.request.prompt_ids) + self.request.sampling.max_tokens
+        """Positions that it may need: prefix, prompt and the longest answer, or what is scored in its place."""
+        longest = max(self.request.sampling.max_tokens if self.request.writes else 0, self.n_scratch)
+        return self.prefix_tokens + len(self.request.prompt_ids) + longest
 
     @property
     def form(self) -> str:
