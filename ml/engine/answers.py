@@ -58,5 +58,6 @@ def ended(row: Row, reason: FinishReason) -> Done:
         last_step=row.last_step,
         first_token_ms=round((row.first_token - row.submitted) * 1000, 1) if row.first_token else 0.0,
         scores=row.scores,
+        n_scored=tuple(len(choice) for choice in row.request.choices) if row.scores else (),
         tokens_per_s=round((n_here - 1) / seconds, 2) if row.first_token and n_here > 1 and seconds > 0 else 0.0,
     )

@@ -93,6 +93,8 @@ class Done:
     tokens_per_s: float
     scores: tuple[float, ...] = ()
     """Log probability of each of the request's choices."""
+    n_scored: tuple[int, ...] = ()
+    """Tokens of each, its end of turn included."""
 
 
 @dataclass(frozen=True, kw_only=True)
