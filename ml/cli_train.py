@@ -28,7 +28,7 @@ from ml.events import Emitter
 from ml.limits import memory_advice, peak_bytes, usable_length
 from ml.methods import build, enable_checkpointing
 from ml.objectives import objective_for
-from ml.plan import plan
+from ml.plan import figures, plan
 from ml.processes import Processes
 from ml.specs import METHODS, TrainSpec, check_fits, train_spec
 from ml.train import Trainer
@@ -179,9 +179,10 @@ def prepare(
         backbone.model.config,
         device=device,
         dtype=backbone.model.dtype,
-        longest=max(item.n_tokens for item in items),
         family=backbone.family,
         labels=len(dataset.labels),
+        label_tokens=objective.label_lengths() if dataset.labels else (),
+        **figures(items),
     )
     emit("plan", **needed.as_dict())
     with memory_advice(spec, needed, device):
