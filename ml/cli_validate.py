@@ -1,7 +1,8 @@
 """`python -m ml validate SPEC.json --workdir DIR`: read an upload once, whole.
 
 A spec of kind `validate` makes a data set version in DIR/out; kind `inspect` writes the first look at a file to
-DIR/inspection.json. Bad data exits 65 and lists the rows.
+DIR/inspection.json; kind `diff` compares two versions (`old`, `new`: folders) in DIR/diff.json. Bad data exits 65 and
+lists the rows.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ml.data.diff import diff_versions
 from ml.data.inspection import inspect_file
 from ml.data.sniff import sniff
 from ml.data.version import Recipe, build_version
 from ml.errors import DataError, SpecError
 
-KINDS = ("validate", "inspect")
+KINDS = ("validate", "inspect", "diff")
 EVERY_S = 0.5
 
 
@@ -32,12 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     spec = read_spec(args.spec)
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    if spec["kind"] == "diff":
+        out = args.workdir / "diff.json"
+        found = diff_versions(Path(spec["old"]), Path(spec["new"]))
+        out.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+        args.emit("finished", out=str(out), metrics={}, seconds=time.monotonic() - start)
+        return 0
     path = Path(spec["source_path"])
     if not path.is_file():
         raise DataError(f"The uploaded file {path.name} is gone.", hint="Upload it again.", code="file_missing")
     filename = str(spec.get("filename") or path.name)
     progress = _progress(args.emit, path.stat().st_size)
-    args.workdir.mkdir(parents=True, exist_ok=True)
     if spec["kind"] == "inspect":
         report = inspect_file(path, filename=filename, progress=progress)
         out = args.workdir / "inspection.json"
@@ -60,8 +68,9 @@ def read_spec(path: Path) -> dict[str, Any]:
         raise SpecError(f"The spec {path} cannot be read: {error}.") from error
     if not isinstance(spec, dict) or spec.get("kind") not in KINDS:
         raise SpecError(f"The spec's kind must be one of {', '.join(KINDS)}.", field="kind")
-    if not isinstance(spec.get("source_path"), str):
-        raise SpecError(f"The spec needs source_path as text, got {spec.get('source_path')!r}.", field="source_path")
+    for name in ("old", "new") if spec["kind"] == "diff" else ("source_path",):
+        if not isinstance(spec.get(name), str):
+            raise SpecError(f"The spec needs {name} as text, got {spec.get(name)!r}.", field=name)
     return spec
 
 

@@ -1,7 +1,8 @@
 """Which known format a file is in, and which mapping to suggest for it.
 
-Knows alpaca, sharegpt, OpenAI messages, prompt/completion and text/label; everything else is a table of columns, for
-which the label and text columns are guessed from names and values. Suggestions are only that: people change them.
+Knows Alpaca, ShareGPT, OpenAI messages, prompt/completion, preference pairs, SQuAD, text/label and lone texts;
+everything else is a table of columns, for which the text and answer columns are guessed from names and values.
+Suggestions are only that: people change them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ FORMAT_LABELS = {
     "sharegpt": "ShareGPT",
     "alpaca": "Alpaca",
     "prompt_completion": "prompt and completion",
+    "preference": "preference pairs (the chosen answer is learnt)",
+    "squad": "questions on passages (SQuAD)",
+    "text": "texts without a question",
     "text_label": "text and label",
     "columns": "table of columns",
 }
 LABEL_NAMES = ("label", "labels", "category", "class", "intent", "queue", "target", "topic", "sentiment", "tag", "type")
 TEXT_NAMES = ("text", "message", "sentence", "question", "body", "content", "query", "utterance", "input", "review")
 ANSWER_NAMES = ("answer", "completion", "output", "response", "reply", "target", "summary", "translation")
+PASSAGE_NAMES = ("context", "passage", "paragraph", "document", "article")
 SPLIT_NAMES = ("split", "set", "fold", "subset", "partition")
 _MANY = 1000
 _SHOWN_LABELS = 50
@@ -45,11 +50,13 @@ class Column:
 
     def see(self, value: Any) -> None:
         text = as_text(value).strip()
-        if not text:
+        n = len(text)
+        if not n:
             return
         self.n_filled += 1
-        self.n_characters += len(text)
-        self.longest = max(self.longest, len(text))
+        self.n_characters += n
+        if n > self.longest:
+            self.longest = n
         if len(self.examples) < 3:
             self.examples.append(shown(text))
         if self.values is not None:
@@ -100,8 +107,14 @@ def recognise(rows: Sequence[dict[str, Any]]) -> str:
         return "alpaca"
     if {"prompt", "completion"} <= keys:
         return "prompt_completion"
+    if {"chosen", "rejected"} <= keys and ("prompt" in keys or isinstance(first["chosen"], list)):
+        return "preference"
+    if {"question", "answers"} <= keys and isinstance(first["answers"], dict | list):
+        return "squad"
     if "text" in keys and any(name in keys for name in ("label", "labels", "intent", "category")):
         return "text_label"
+    if keys - set(SPLIT_NAMES) == {"text"}:
+        return "text"
     return "columns"
 
 
@@ -125,13 +138,19 @@ def suggest_mapping(kind: str, columns: Sequence[Column]) -> dict[str, str]:
     """A mapping for a file of format `kind`; prompt or completion are empty where no guess is possible."""
     if kind in ("messages", "sharegpt"):
         name = "messages" if kind == "messages" else "conversations"
-        return {"format": kind, "column": name, "task": "generation"}
+        return {"format": kind, "column": name, "task": "chat"}
+    if kind == "text":
+        return {"format": kind, "column": "text", "task": "generation"}
+    if kind == "squad":
+        return {"format": kind, "task": "question_answering"}
+    if kind == "preference":
+        return {"format": kind, "task": "generation"}
     if kind == "alpaca":
         return {"format": kind, "task": _task(_named(columns, ("output",)))}
     if kind == "prompt_completion":
         answer = _named(columns, ("completion",))
         if any(example.startswith("[{") for column in columns for example in column.examples):
-            return {"format": kind, "task": "generation"}
+            return {"format": kind, "task": "chat"}
         return {"format": "columns", "task": _task(answer), "prompt": "{prompt}", "completion": "{completion}"}
     return _suggest_columns(columns)
 
@@ -150,12 +169,24 @@ def _suggest_columns(columns: Sequence[Column]) -> dict[str, str]:
     text = _named(others, TEXT_NAMES) or max(others, key=lambda column: column.mean_length, default=None)
     task = _task(answer)
     prompt = "{" + text.name + "}" if text is not None else ""
+    if text is not None and task == "generation" and text.name.lower() == "question":
+        return _questions(text, answer, _named(others, PASSAGE_NAMES))
     if text is not None and answer is not None and task == "classification":
         prompt = _labelled_prompt(text.name, answer)
     return {
         "format": "columns",
         "task": task,
         "prompt": prompt,
+        "completion": "{" + answer.name + "}" if answer is not None else "",
+    }
+
+
+def _questions(text: Column, answer: Column | None, passage: Column | None) -> dict[str, str]:
+    asked = f"Question: {{{text.name}}}\nAnswer:"
+    return {
+        "format": "columns",
+        "task": "question_answering",
+        "prompt": f"{{{passage.name}}}\n\n{asked}" if passage is not None else asked,
         "completion": "{" + answer.name + "}" if answer is not None else "",
     }
 

@@ -20,7 +20,7 @@ N_PROBLEMS = 20
 MAX_CELL = 8_000
 """Characters of a cell that are kept for the preview."""
 MAX_KEYS = 512
-FORMAT_NAMES = {"csv": "CSV", "tsv": "TSV", "jsonl": "JSON lines", "json": "JSON list"}
+FORMAT_NAMES = {"csv": "CSV", "tsv": "TSV", "jsonl": "JSON lines", "json": "JSON list", "parquet": "Parquet"}
 
 
 def shortened(value: Any, limit: int = MAX_CELL) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ml.data.chat import example_ids
-from ml.data.mapping import Mapping, RowError, check_mapping, map_row, pieces
+from ml.data.mapping import Mapped, Mapping, RowError, check_mapping, map_rows, pieces
 from ml.data.raw import Problem, Row
 from ml.errors import DataError
 
@@ -18,6 +18,8 @@ Piece = tuple[str, str]
 """(kind, text): `m` the template's, `t` fixed text of the mapping, `r` read from the row, `l` learnt."""
 MAX_TOKENS = 8192
 MAX_SHOWN = 6000
+MAX_PARTS = 5
+"""Examples of one conversation that are shown."""
 
 
 def preview_rows(
@@ -28,28 +30,31 @@ def preview_rows(
     rows, problems = [], []
     for item in head:
         row = Row(number=item["row"], values=item["values"])
-        mapped = map_row(checked, row)
+        mapped = map_rows(checked, row)
         if isinstance(mapped, Problem):
             problems.append(mapped.as_dict())
             continue
-        try:
-            example = example_ids(tokenizer, mapped.messages, mapped.completion, MAX_TOKENS)
-        except DataError as error:
-            problems.append(
-                Problem(row=row.number, message=f"Row {row.number}: {error.message}", hint=error.hint).as_dict()
-            )
-            continue
-        prompt = tokenizer.decode(example.ids[: example.n_prompt], skip_special_tokens=False)
-        answer = tokenizer.decode(example.ids[example.n_prompt :], skip_special_tokens=False)
-        parts = _mark(prompt, mapped.messages, _fixed_parts(checked, row)) + _mark_answer(answer, mapped.completion)
-        rows.append({
-            "row": row.number,
-            "pieces": _cut(parts),
-            "n_prompt": example.n_prompt,
-            "n_completion": len(example.ids) - example.n_prompt,
-            "completion": mapped.completion[:200],
-        })  # fmt: skip
+        for example in mapped[:MAX_PARTS]:
+            try:
+                rows.append(_shown(checked, row, example, tokenizer))
+            except DataError as error:
+                message = f"Row {row.number}: {error.message}"
+                problems.append(Problem(row=row.number, message=message, hint=error.hint).as_dict())
     return {"rows": rows, "problems": problems, "mapping": checked.as_dict()}
+
+
+def _shown(mapping: Mapping, row: Row, mapped: Mapped, tokenizer: Any) -> dict[str, Any]:
+    example = example_ids(tokenizer, mapped.messages, mapped.completion, MAX_TOKENS)
+    prompt = tokenizer.decode(example.ids[: example.n_prompt], skip_special_tokens=False)
+    answer = tokenizer.decode(example.ids[example.n_prompt :], skip_special_tokens=False)
+    parts = _mark(prompt, mapped.messages, _fixed_parts(mapping, row)) + _mark_answer(answer, mapped.completion)
+    return {
+        "row": row.number,
+        "pieces": _cut(parts),
+        "n_prompt": example.n_prompt,
+        "n_completion": len(example.ids) - example.n_prompt,
+        "completion": mapped.completion[:200],
+    }
 
 
 def _fixed_parts(mapping: Mapping, row: Row) -> list[tuple[str, bool]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TextIO
 
 MAX_LINE = 4 * 1024 * 1024
-"""Longest line, cell or JSON element, in characters."""
+"""Longest line, cell or JSON element, in characters; for JSON lines in UTF-8, in bytes."""
 MAX_DEPTH = 32
 MAX_COLUMNS = 256
 PIECE = 64 * 1024
@@ -15,7 +17,7 @@ PIECE = 64 * 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Row:
     """One row as read: column names to values (text for tables, any JSON value otherwise)."""
 
@@ -40,8 +42,23 @@ class Problem:
         return {key: value for key, value in asdict(self).items() if key != "is_last"}
 
 
+class RowError(ValueError):
+    """A row that the mapping cannot use."""
+
+    def __init__(self, message: str, *, column: str = "", received: Any = "", hint: str = "", kind: str = "mapping"):
+        super().__init__(message)
+        self.message, self.column, self.received, self.hint, self.kind = message, column, received, hint, kind
+
+
 class BadValue(ValueError):
     """A value that JSON or CSV allows and we do not."""
+
+
+def as_text(value: Any) -> str:
+    """A cell as text: nothing for null, JSON for numbers, lists and objects."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def shown(value: Any, limit: int = 80) -> str:
@@ -64,6 +81,25 @@ def check_text(text: str) -> None:
         raise BadValue(_spell_surrogate(text))
     if "\x00" in text:
         raise BadValue("holds a NUL character")
+
+
+def check_value(value: Any) -> None:
+    """Walks a JSON value without recursion. Raises BadValue for depth, NaN, infinity, surrogates and NUL."""
+    waiting = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise BadValue(f"is nested deeper than {MAX_DEPTH} levels")
+        if isinstance(item, str):
+            check_text(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise BadValue("holds a number too large to keep")
+        elif isinstance(item, dict):
+            for key in item:
+                check_text(key)
+            waiting += [(inner, depth + 1) for inner in item.values()]
+        elif isinstance(item, list):
+            waiting += [(inner, depth + 1) for inner in item]
 
 
 def next_line(stream: TextIO) -> tuple[str, bool]:

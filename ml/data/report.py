@@ -6,12 +6,9 @@ are "the same". Near duplicates (other words) are not looked for.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 from ml.data.splitting import SPLITS
@@ -19,76 +16,6 @@ from ml.data.splitting import SPLITS
 N_EXAMPLES = 10
 _SPACE = re.compile(r"\s+")
 _JOINERS = re.compile(r"[\s_\-./]+")
-
-
-def digest(text: str) -> bytes:
-    """16 bytes that are equal for texts that differ in case and white space only."""
-    folded = _SPACE.sub(" ", text.casefold()).strip()
-    return hashlib.blake2b(folded.encode("utf-8"), digest_size=16).digest()
-
-
-def prompt_key(messages: Sequence[Mapping[str, str]]) -> bytes:
-    """Digest of what the model is asked; the system text does not count."""
-    return digest("\x1e".join(m["content"] for m in messages if m["role"] != "system"))
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """Per row: its number, digests, split. Everything the report needs."""
-
-    numbers: list[int] = field(default_factory=list)
-    prompts: list[bytes] = field(default_factory=list)
-    completions: list[bytes] = field(default_factory=list)
-    splits: list[int] = field(default_factory=list)
-
-    def add(self, number: int, prompt: bytes, completion: bytes) -> None:
-        self.numbers.append(number)
-        self.prompts.append(prompt)
-        self.completions.append(completion)
-
-
-def count_repeats(tally: Tally) -> dict[str, Any]:
-    """Duplicates (same prompt, same completion), contradictions (same prompt, other completion) and leakage."""
-    duplicates: list[tuple[int, int]] = []
-    contradictions: list[list[int]] = []
-    leaks: list[dict[str, Any]] = []
-    for _, group in groupby(
-        sorted(range(len(tally.prompts)), key=tally.prompts.__getitem__), tally.prompts.__getitem__
-    ):
-        places = list(group)
-        if len(places) > 1:
-            duplicates += _duplicates(tally, places)
-            leaks += _leaks(tally, places)
-            if len({tally.completions[place] for place in places}) > 1:
-                contradictions.append([tally.numbers[place] for place in places])
-    return {
-        "duplicates": {"n": len(duplicates), "examples": [list(pair) for pair in duplicates[:N_EXAMPLES]]},
-        "contradictions": {
-            "n": len(contradictions), "examples": [rows[:N_EXAMPLES] for rows in contradictions[:N_EXAMPLES]],
-        },
-        "leakage": {"n": len(leaks), "examples": leaks[:N_EXAMPLES]},
-    }  # fmt: skip
-
-
-def _duplicates(tally: Tally, places: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs (first row, its repeat)."""
-    first: dict[bytes, int] = {}
-    pairs = []
-    for place in places:
-        if tally.completions[place] in first:
-            pairs.append((first[tally.completions[place]], tally.numbers[place]))
-        else:
-            first[tally.completions[place]] = tally.numbers[place]
-    return pairs
-
-
-def _leaks(tally: Tally, places: Sequence[int]) -> list[dict[str, Any]]:
-    """Held-out rows of these whose prompt is also trained on."""
-    trained = next((tally.numbers[place] for place in places if tally.splits[place] == 0), None)
-    held = [place for place in places if tally.splits[place]]
-    if trained is None:
-        return []
-    return [{"row": tally.numbers[p], "split": SPLITS[tally.splits[p]], "train_row": trained} for p in held]
 
 
 def count_labels(counts: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ml.data.chat import Example, check_messages, example_ids
 from ml.errors import DataError
+from ml.specs.tasks import TASK_KINDS, learnt_as
 
 SPLITS = ("train", "validation", "test")
 _GROUPED_STEPS = 8
@@ -31,6 +32,8 @@ class Row:
     """1-based number in the source file."""
     messages: list[dict[str, str]]
     completion: str
+    answers: tuple[str, ...] = ()
+    """Every answer that counts as right, `completion` first; empty where it is the only one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,9 @@ class Dataset:
     """A data set version, read whole."""
 
     task: str
-    """`classification` or `generation`."""
+    """How it is learnt: `classification` or `generation`."""
+    kind: str = ""
+    """What the rows are for, a key of ml.specs.TASK_KINDS; metrics go by it. Empty: as `task` says."""
     labels: list[str]
     """Every possible completion of a classification task; empty for generation."""
     sha256: str
@@ -62,10 +67,11 @@ def read_dataset(folder: Path, *, expected_sha256: str = "") -> Dataset:
     splits = {split: list(_read_split(Path(folder) / f"{split}.jsonl")) for split in SPLITS}
     if not splits["train"]:
         raise DataError("The data set has no training rows.", hint="Give the training split at least one row.")
-    if about["task"] == "classification":
+    if learnt_as(about["task"]) == "classification":
         _check_labels(labels, splits)
     return Dataset(
-        task=about["task"],
+        task=learnt_as(about["task"]),
+        kind=about["task"],
         labels=list(labels),
         sha256=sha256,
         content_sha256=content_sha256(Path(folder)),
@@ -89,7 +95,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.", hint="Import the data set again.") from error
-    if not isinstance(about, dict) or about.get("task") not in ("classification", "generation"):
+    if not isinstance(about, dict) or about.get("task") not in TASK_KINDS:
         raise DataError(f"{path} does not say what task the data set is for.", hint="Import the data set again.")
     return about
 
@@ -120,7 +126,8 @@ def _parse(line: bytes, where: str) -> Row:
         raise DataError(f"{where}: {error.message}", hint=error.hint, field=error.field) from error
     if messages[-1]["role"] != "user":
         raise DataError(f"{where} must end in a user message, got {messages[-1]['role']}.", field="messages")
-    return Row(number=row["row"], messages=messages, completion=completion)
+    answers = tuple(answer for answer in row.get("answers") or () if isinstance(answer, str))
+    return Row(number=row["row"], messages=messages, completion=completion, answers=answers)
 
 
 def _check_labels(labels: Any, splits: dict[str, list[Row]]) -> None:

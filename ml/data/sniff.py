@@ -15,8 +15,9 @@ from typing import Literal
 
 from ml.errors import DataError
 
-Format = Literal["csv", "tsv", "jsonl", "json"]
+Format = Literal["csv", "tsv", "jsonl", "json", "parquet"]
 HEAD_BYTES = 256 * 1024
+PARQUET_MAGIC = b"PAR1"
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -37,6 +38,8 @@ class Source:
     encoding: str
     delimiter: str = ""
     """Only for CSV and TSV."""
+    has_lone_cr: bool = False
+    """True when lines seem to end in CR alone, as on very old machines."""
 
 
 def encoding_of(head: bytes) -> str:
@@ -62,6 +65,8 @@ def sniff(path: Path, filename: str = "") -> Source:
     """How to read `path`. `filename` (as uploaded) helps to tell CSV from TSV. Raises DataError for an empty file."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
+    if head.startswith(PARQUET_MAGIC):
+        return Source(path=path, format="parquet", encoding="binary")
     encoding = encoding_of(head)
     text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head, final=False)
     begin = text.lstrip()
@@ -75,12 +80,17 @@ def sniff(path: Path, filename: str = "") -> Source:
     if begin[0] == "[":
         return Source(path=path, format="json", encoding=encoding)
     if begin[0] == "{":
-        return Source(path=path, format=_lines_or_list(begin, filename or path.name), encoding=encoding)
+        return _lines(path, encoding, text, _lines_or_list(begin, filename or path.name))
     if suffix in (".jsonl", ".ndjson"):
-        return Source(path=path, format="jsonl", encoding=encoding)
+        return _lines(path, encoding, text, "jsonl")
     if suffix == ".json":
         return Source(path=path, format="json", encoding=encoding)
     return _table(path, encoding, text, suffix)
+
+
+def _lines(path: Path, encoding: str, text: str, format: Format) -> Source:
+    has_lone_cr = "\r" in text.replace("\r\n", "").rstrip("\r")
+    return Source(path=path, format=format, encoding=encoding, has_lone_cr=has_lone_cr)
 
 
 def _lines_or_list(text: str, name: str) -> Format:

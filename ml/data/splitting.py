@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ml.data.tally import SPLITS
 from ml.errors import SpecError
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["SPLITS", "SplitSpec", "check_splits", "draw_splits", "split_named"]
+Numbers = np.ndarray[Any, Any]
 KINDS = ("column", "random", "stratified")
 NAMES = {
     "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "eval": 1, "test": 2, "testing": 2,
@@ -68,45 +72,58 @@ def split_named(value: str) -> int | None:
     return NAMES.get(value.strip().lower())
 
 
-def draw_splits(groups: Sequence[bytes], labels: Sequence[int], spec: SplitSpec, seed: int) -> list[int]:
-    """Index in SPLITS for each row.
+def draw_splits(groups: Numbers, labels: Numbers, spec: SplitSpec, seed: int) -> Numbers:
+    """Index in SPLITS for each row, as bytes.
 
-    `groups` has a key per row: equal keys go to the same split. `labels` has a class per row, all 0 where there are
-    none; only kind `stratified` looks at it.
+    `groups` has a 64-bit key per row: equal keys go to the same split. `labels` has a class per row, all 0 where there
+    are none; only kind `stratified` looks at it.
     """
-    first: dict[bytes, int] = {}
-    members: dict[bytes, int] = {}
-    for position, group in enumerate(groups):
-        first.setdefault(group, position)
-        members[group] = members.get(group, 0) + 1
-    strata: dict[int, list[bytes]] = {}
-    for group, position in first.items():
-        strata.setdefault(labels[position] if spec.kind == "stratified" else 0, []).append(group)
-    chosen: dict[bytes, int] = {}
+    keys, first, group_of, members = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    strata = labels[first] if spec.kind == "stratified" else np.zeros(len(keys), np.uint32)
+    order = np.lexsort((_shuffled(keys, seed), strata))
+    cuts = np.flatnonzero(np.diff(strata[order])) + 1
+    chosen = np.zeros(len(keys), np.uint8)
     shares, owed = {1: spec.validation, 2: spec.test}, {1: 0.0, 2: 0.0}
-    for stratum in strata.values():
-        stratum.sort(key=lambda group: hashlib.sha256(f"{seed}:".encode() + group).digest())
-        n_rows = sum(members[group] for group in stratum)
+    for stratum in np.split(order, cuts):
+        sizes = members[stratum]
+        n_rows = int(sizes.sum())
         for split, share in shares.items():
             owed[split] += share * n_rows
         # What rounding withholds from one label is owed by the next, so the shares hold over all labels together.
-        taken = _deal(stratum, members, {split: int(n + 0.5) for split, n in owed.items()}, chosen)
-        owed = {split: n - taken[split] for split, n in owed.items()}
-    return [chosen[group] for group in groups]
+        wanted = {split: int(n + 0.5) for split, n in owed.items()}
+        dealt = _deal_singles(len(stratum), wanted) if n_rows == len(stratum) else _deal(sizes.tolist(), wanted)
+        chosen[stratum] = dealt
+        owed = {split: n - int(sizes[dealt == split].sum()) for split, n in owed.items()}
+    return chosen[group_of]
 
 
-def _deal(
-    stratum: Sequence[bytes], members: Mapping[bytes, int], wanted: Mapping[int, int], chosen: dict[bytes, int]
-) -> dict[int, int]:
-    """Fills test, then validation; the rest, at least one group, is for training. Returns the rows dealt a split."""
+def _shuffled(keys: Numbers, seed: int) -> Numbers:
+    """A place in a random order for each key: splitmix64, whole numbers only, so it is the same everywhere."""
+    start = int.from_bytes(hashlib.sha256(f"split {seed}".encode()).digest()[:8], "little")
+    mixed = keys.astype(np.uint64) ^ np.uint64(start)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _deal_singles(n: int, wanted: Mapping[int, int]) -> Numbers:
+    """As `_deal` for `n` groups of one row each."""
+    n_test = min(wanted[2], n - 1)
+    n_validation = min(wanted[1], n - 1 - n_test)
+    return np.repeat(np.array([2, 1, 0], np.uint8), [n_test, n_validation, n - n_test - n_validation])
+
+
+def _deal(sizes: Sequence[int], wanted: Mapping[int, int]) -> Numbers:
+    """Fills test, then validation; the rest, at least one group, is for training."""
     left = dict(wanted)
-    for place, group in enumerate(stratum):
-        is_last = place == len(stratum) - 1
-        goal = next((split for split in (2, 1) if left[split] >= members[group] and not is_last), 0)
+    dealt = np.zeros(len(sizes), np.uint8)
+    has_training = False
+    for place, size in enumerate(sizes):
         # The last group of a stratum is for training unless training has one already.
-        if is_last and any(chosen[other] == 0 for other in stratum[:-1]):
-            goal = next((split for split in (2, 1) if left[split] >= members[group]), 0)
-        chosen[group] = goal
+        is_owed = place == len(sizes) - 1 and not has_training
+        goal = 0 if is_owed else next((split for split in (2, 1) if left[split] >= size), 0)
+        dealt[place] = goal
+        has_training = has_training or not goal
         if goal:
-            left[goal] -= members[group]
-    return {split: wanted[split] - left[split] for split in wanted}
+            left[goal] -= size
+    return dealt

@@ -1,6 +1,6 @@
 """From a file and a mapping to an immutable data set folder, in one pass over the file and one over a spool beside it.
 
-Guarantees: memory grows by some 300 bytes a row, whatever the rows hold; nothing is left out silently (rows that cannot
+Guarantees: memory grows by some 50 bytes a row, whatever the rows hold; nothing is left out silently (rows that cannot
 be used refuse the whole file with their numbers, unless `leave_out` was asked for, and then they are counted); the
 folder appears whole; its sha256 is over everything that training reads, so equal content has an equal name. At most one
 million rows. The folder holds dataset.json, one JSONL file a split, and report.json for people.
@@ -8,27 +8,40 @@ million rows. The folder holds dataset.json, one JSONL file a split, and report.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ml.data.mapping import Mapped, as_text, check_mapping, map_row
+import numpy as np
+import orjson
+
+from ml.data.folder import content_hash, first_rows, write_splits
+from ml.data.mapping import Mapped, as_text, check_mapping, map_rows
 from ml.data.mapping import Mapping as RowMapping
 from ml.data.readers import Problem, Row, read_rows, shown
-from ml.data.report import Tally, count_labels, count_lengths, count_repeats, digest, prompt_key, warnings_of
+from ml.data.report import count_labels, count_lengths, warnings_of
 from ml.data.sniff import Source
 from ml.data.splitting import SPLITS, SplitSpec, check_splits, draw_splits, split_named
+from ml.data.tally import (
+    Tally,
+    as_numbers,
+    count_by_label,
+    count_repeats,
+    digest,
+    exact_digest,
+    first_of_equals,
+    leaks_dropped,
+    write_keys,
+)
 from ml.errors import DataError
 
 MAX_ROWS = 1_000_000
 MAX_LABELS = 2_000
 MAX_SHOWN = 20
-N_SAMPLES = 20
 
 
 class RowsError(DataError):
@@ -65,15 +78,13 @@ class _Pass:
     """What the first pass collects."""
 
     tally: Tally = field(default_factory=Tally)
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    label_of: array[int] = field(default_factory=lambda: array("L"))
-    given: array[int] = field(default_factory=lambda: array("B"))
     labels: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     n_problems: int = 0
     n_empty: int = 0
     n_rows: int = 0
-    n_dropped: int = 0
+    given: array[int] = field(default_factory=lambda: array("B"))
+    """The split that a column says, per kept row."""
     lengths: Counter[int] = field(default_factory=Counter)
 
     def refuse(self, problem: Problem) -> None:
@@ -105,61 +116,59 @@ def build_version(
     spool_path = out.parent / f"{out.name}.spool"
     try:
         with spool_path.open("w+b") as spool:
-            seen = _read_all(source, mapping, splits, recipe, spool, progress)
+            seen = _read_all(source, mapping, splits, spool, progress)
             _refuse_problems(seen, recipe)
-            _assign_splits(seen, splits, recipe)
-            counts = _write_splits(seen, spool, out)
-        return _finish(seen, counts, mapping, splits, recipe, columns, out)
+            n_dropped = _assign_splits(seen, splits, recipe)
+            return _finish(seen, n_dropped, spool, mapping, splits, recipe, columns, out)
     finally:
         spool_path.unlink(missing_ok=True)
 
 
 def _read_all(
-    source: Source, mapping: RowMapping, splits: SplitSpec, recipe: Recipe, spool: IO[bytes],
-    progress: Callable[[int], None] | None,
-) -> _Pass:  # fmt: skip
+    source: Source, mapping: RowMapping, splits: SplitSpec, spool: IO[bytes], progress: Callable[[int], None] | None
+) -> _Pass:
     seen = _Pass()
-    firsts: set[bytes] = set()
     for item in read_rows(source, progress=progress):
         seen.n_rows += 1
-        if seen.n_rows > MAX_ROWS:
+        if seen.n_rows > MAX_ROWS or len(seen.tally) > MAX_ROWS:
             raise DataError(f"The file has more than {MAX_ROWS:,} rows.", hint="Cut it into several data sets.")
-        mapped = map_row(mapping, item) if isinstance(item, Row) else item
-        split = _given_split(item, splits) if isinstance(mapped, Mapped) and isinstance(item, Row) else 0
-        if isinstance(mapped, Problem) or isinstance(split, Problem):
-            seen.refuse(mapped if isinstance(mapped, Problem) else split)  # type: ignore[arg-type]
+        mapped = map_rows(mapping, item) if isinstance(item, Row) else item
+        if isinstance(mapped, Problem):
+            seen.refuse(mapped)
             continue
-        prompt, completion = prompt_key(mapped.messages), digest(mapped.completion)
-        if recipe.drop_duplicates:
-            if prompt + completion in firsts:
-                seen.n_dropped += 1
-                continue
-            firsts.add(prompt + completion)
-        _keep(seen, mapped, prompt, completion, split, mapping.task, spool)
+        split = _given_split(item, splits) if splits.kind == "column" and isinstance(item, Row) else 0
+        if isinstance(split, Problem):
+            seen.refuse(split)
+            continue
+        for example in mapped:
+            _keep(seen, example, split, mapping.task, spool)
     return seen
 
 
-def _keep(
-    seen: _Pass, mapped: Mapped, prompt: bytes, completion: bytes, split: int, task: str, spool: IO[bytes]
-) -> None:
-    label = 0
+def _keep(seen: _Pass, example: Mapped, split: int, task: str, spool: IO[bytes]) -> None:
+    tally, completion = seen.tally, example.completion
     if task == "classification":
-        label = seen.labels.setdefault(mapped.completion, len(seen.labels))
+        tally.labels.append(seen.labels.setdefault(completion, len(seen.labels)))
         if len(seen.labels) > MAX_LABELS:
-            raise DataError(f"There are more than {MAX_LABELS:,} different labels.", field="task",
+            raise DataError(f"There are more than {MAX_LABELS:,} different labels.", field="task", code="many_labels",
                             hint="For free text choose the task “generation”.")  # fmt: skip
-    seen.tally.add(mapped.row, prompt, completion)
-    seen.offsets.append(spool.tell())
-    seen.label_of.append(label)
+    asked = [message["content"] for message in example.messages if message["role"] != "system"]
+    about: dict[str, Any] = {"messages": example.messages, "completion": completion}
+    if example.answers:
+        about["answers"] = example.answers
+    body = orjson.dumps(about)
+    tally.numbers.append(example.row)
+    tally.prompts.append(digest(example.key or (asked[0] if len(asked) == 1 else "\x1e".join(asked))))
+    tally.completions.append(digest(completion))
+    tally.exact.append(exact_digest(body))
+    if example.group:
+        tally.groups.append(digest(example.group))
     seen.given.append(split)
-    seen.lengths[sum(len(m["content"]) for m in mapped.messages) + len(mapped.completion)] += 1
-    row = {"row": mapped.row, "messages": mapped.messages, "completion": mapped.completion}
-    spool.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    seen.lengths[sum(len(message["content"]) for message in example.messages) + len(completion)] += 1
+    spool.write(b'{"row":%d,' % example.row + body[1:] + b"\n")
 
 
 def _given_split(row: Row, splits: SplitSpec) -> int | Problem:
-    if splits.kind != "column":
-        return 0
     word = as_text(row.values.get(splits.column))
     split = split_named(word)
     if split is not None:
@@ -171,7 +180,7 @@ def _given_split(row: Row, splits: SplitSpec) -> int | Problem:
 
 
 def _refuse_problems(seen: _Pass, recipe: Recipe) -> None:
-    n_good = len(seen.offsets)
+    n_good = len(seen.tally)
     if seen.n_problems and (not recipe.leave_out or not n_good):
         raise RowsError(
             f"{seen.n_problems:,} of {seen.n_rows:,} rows cannot be used.",
@@ -184,51 +193,34 @@ def _refuse_problems(seen: _Pass, recipe: Recipe) -> None:
         raise DataError("The file has no rows.", hint="Give a file with at least one row besides the header.")
 
 
-def _assign_splits(seen: _Pass, splits: SplitSpec, recipe: Recipe) -> None:
+def _assign_splits(seen: _Pass, splits: SplitSpec, recipe: Recipe) -> int:
+    """Fills the tally's splits; returns how many rows were dropped as asked."""
+    tally, n_dropped = seen.tally, 0
+    keep = first_of_equals(tally) if recipe.drop_duplicates else np.ones(len(tally), bool)
+    tally.splits = np.full(len(tally), len(SPLITS), np.uint8)
     if splits.kind == "column":
-        chosen = list(seen.given)
-        if recipe.drop_leaks:
-            held = {key for key, split in zip(seen.tally.prompts, chosen, strict=True) if split}
-            for place, key in enumerate(seen.tally.prompts):
-                if chosen[place] == 0 and key in held:
-                    chosen[place] = len(SPLITS)
-                    seen.n_dropped += 1
+        tally.splits[keep] = as_numbers(seen.given)[keep]
+        n_dropped = leaks_dropped(tally) if recipe.drop_leaks else 0
     else:
-        chosen = draw_splits(seen.tally.prompts, seen.label_of, splits, recipe.seed)
-    seen.tally.splits = chosen
-    if 0 not in chosen:
+        labels = as_numbers(tally.labels) if len(tally.labels) else np.zeros(len(tally), np.uint32)
+        groups = as_numbers(tally.groups if len(tally.groups) else tally.prompts)
+        tally.splits[keep] = draw_splits(groups[keep], labels[keep], splits, recipe.seed)
+    if not (tally.splits == 0).any():
         raise DataError(
             "No row is left for training.",
             hint="Give train at least one row: use smaller shares, or name rows “train” in the split column.",
             code="no_train_rows",
         )
-
-
-def _write_splits(seen: _Pass, spool: IO[bytes], out: Path) -> dict[str, int]:
-    counts = dict.fromkeys(SPLITS, 0)
-    spool.seek(0)
-    files = [(out / f"{split}.jsonl").open("wb") for split in SPLITS]
-    try:
-        for line, split in zip(spool, seen.tally.splits, strict=True):
-            if split < len(SPLITS):
-                files[split].write(line)
-                counts[SPLITS[split]] += 1
-    finally:
-        for file in files:
-            file.close()
-    return counts
+    return n_dropped + int((~keep).sum())
 
 
 def _finish(
-    seen: _Pass, counts: dict[str, int], mapping: RowMapping, splits: SplitSpec, recipe: Recipe, columns: list[str],
-    out: Path,
+    seen: _Pass, n_dropped: int, spool: IO[bytes], mapping: RowMapping, splits: SplitSpec, recipe: Recipe,
+    columns: list[str], out: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    by_label: dict[str, list[int]] = {label: [0, 0, 0] for label in seen.labels}
-    names = list(seen.labels)
-    for label, split in zip(seen.label_of, seen.tally.splits, strict=True):
-        if names and split < len(SPLITS):
-            by_label[names[label]][split] += 1
-    by_label = {label: n for label, n in by_label.items() if sum(n)}
+    """Writes the folder's files and returns the report."""
+    by_label = count_by_label(seen.tally, list(seen.labels)) if seen.labels else {}
+    counts = write_splits(spool, seen.tally, out)
     about: dict[str, Any] = {
         "schema": 1,
         "task": mapping.task,
@@ -242,48 +234,18 @@ def _finish(
         "splits": counts,
         "n_rows": seen.n_rows,
         "n_left_out": seen.n_problems,
-        "n_dropped": seen.n_dropped,
+        "n_dropped": n_dropped,
         "empties": seen.n_empty,
         "left_out": [problem.as_dict() for problem in seen.problems],
-        **count_repeats(_kept(seen.tally)),
+        **count_repeats(seen.tally),
         "labels": count_labels(by_label),
         "characters": count_lengths(seen.lengths),
         "split": {"kind": splits.kind, "column": splits.column, "seed": recipe.seed,
                   "validation": splits.validation, "test": splits.test},
-        "samples": _samples(out),
+        "samples": first_rows(out),
     }  # fmt: skip
     report["warnings"] = warnings_of(report, mapping.task)
+    write_keys(seen.tally, out)
     (out / "dataset.json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
     (out / "report.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
     return {**report, "sha256": about["sha256"]}
-
-
-def _kept(tally: Tally) -> Tally:
-    if len(SPLITS) not in tally.splits:
-        return tally
-    places = [place for place, split in enumerate(tally.splits) if split < len(SPLITS)]
-    return Tally(
-        numbers=[tally.numbers[p] for p in places], prompts=[tally.prompts[p] for p in places],
-        completions=[tally.completions[p] for p in places], splits=[tally.splits[p] for p in places],
-    )  # fmt: skip
-
-
-def _samples(out: Path) -> list[dict[str, Any]]:
-    """The first rows of train, shortened for a page."""
-    rows = []
-    with (out / "train.jsonl").open(encoding="utf-8") as file:
-        for line, _ in zip(file, range(N_SAMPLES), strict=False):
-            row = json.loads(line)
-            row["messages"] = [{**m, "content": m["content"][:4000]} for m in row["messages"]]
-            row["completion"] = row["completion"][:4000]
-            rows.append(row)
-    return rows
-
-
-def content_hash(about: Mapping[str, Any], folder: Path) -> str:
-    """sha256 (hex) over task, labels, columns, mapping and the bytes of the split files."""
-    whole = hashlib.sha256(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
-    for split in SPLITS:
-        with (folder / f"{split}.jsonl").open("rb") as file:
-            whole.update(f"\n{split} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    return whole.hexdigest()

@@ -8,12 +8,14 @@ from ml.specs.common import COMMON_FIELDS
 from ml.specs.fields import Family, Field, Form, Kind, Method, Storage, Task
 from ml.specs.forms import GROUPS, Group, why_not_served
 from ml.specs.table import METHODS
+from ml.specs.tasks import TASK_KINDS, TaskKind, learnt_as
 from ml.specs.train import TrainSpec, check_fits, common_fields_for, method_named, serving_form, train_spec
 
 __all__ = [
     "COMMON_FIELDS",
     "GROUPS",
     "METHODS",
+    "TASK_KINDS",
     "Family",
     "Field",
     "Form",
@@ -22,9 +24,11 @@ __all__ = [
     "Method",
     "Storage",
     "Task",
+    "TaskKind",
     "TrainSpec",
     "check_fits",
     "common_fields_for",
+    "learnt_as",
     "method_named",
     "serving_form",
     "train_spec",

@@ -10,6 +10,7 @@ from ml.errors import SpecError
 from ml.specs.common import COMMON_FIELDS
 from ml.specs.fields import Field, Form, Method
 from ml.specs.table import METHODS
+from ml.specs.tasks import learnt_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
 
 def check_fits(method: Method, *, family: str, task: str) -> None:
     """Raises SpecError saying why when `method` is not for base models of `family` or data sets of `task`."""
+    task = learnt_as(task)
     if family == "encoder" and task == "generation":
         raise SpecError(
             "An encoder model gives labels, not text; this data set asks for free answers.",

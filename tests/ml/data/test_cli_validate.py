@@ -40,7 +40,7 @@ def test_a_good_file_ends_in_finished_with_its_folder(tmp_path: Path, tiny_model
     assert events[-1]["metrics"] == {"n_rows": 20, "n_left_out": 0, "train": 12, "validation": 4, "test": 4}
     out = Path(events[-1]["out"])
     assert {path.name for path in out.iterdir()} == {
-        "dataset.json", "report.json", "train.jsonl", "validation.jsonl", "test.jsonl"
+        "dataset.json", "keys.npy", "report.json", "train.jsonl", "validation.jsonl", "test.jsonl"
     }  # fmt: skip
     assert json.loads((out / "report.json").read_text())["tokens"]["n"] == 20
 

@@ -42,8 +42,14 @@ SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 @pytest.mark.parametrize(
     ("row", "kind", "task"),
     [
-        ({"messages": TURNS}, "messages", "generation"),
-        ({"conversations": SHARED}, "sharegpt", "generation"),
+        ({"messages": TURNS}, "messages", "chat"),
+        ({"conversations": SHARED}, "sharegpt", "chat"),
+        ({"prompt": "How far?", "chosen": "Very far", "rejected": "No"}, "preference", "generation"),
+        ({"question": "Who?", "context": "Ada wrote it.", "answers": {"text": ["Ada"], "answer_start": [0]}},
+         "squad", "question_answering"),
+        ({"question": "How far is it to the sea?", "answer": "So far that no short word could ever say it all"},
+         "columns", "question_answering"),
+        ({"text": "Once there was a bed under glass."}, "text", "generation"),
         ({"instruction": "Say x", "input": "", "output": "x, and more of it than any label would have said here"},
          "alpaca", "generation"),
         ({"prompt": "How far?", "completion": "Very far, so far that no label could say it"},
@@ -56,7 +62,7 @@ SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 def test_known_formats_are_recognised_and_their_mapping_works(
     look: Look, row: dict[str, Any], kind: str, task: str
 ) -> None:
-    varied = {"output", "completion", "frage", "antwort"}
+    varied = {"output", "completion", "frage", "antwort", "answer", "question"}
     rows = [{key: f"{value} {i}" if key in varied else value for key, value in row.items()} for i in range(9)]
     report = look(rows)
     assert (report["recognised"], report["mapping"]["task"]) == (kind, task)
