@@ -20,30 +20,49 @@ from ml.evaluate.metrics import normalized
 
 Scored = tuple[float, tuple[float, float]]
 """A score and its 95 % interval."""
+WeightedScore = Callable[[Weights], float]
+"""A score as a function of how often each row counts."""
 Score = Callable[[Sequence[str], Sequence[str]], Scored]
 """Of the expected texts and those got, row by row."""
 
 
 def bleu(expected: Sequence[str], got: Sequence[str]) -> Scored:
     """Corpus BLEU (Papineni et al. 2002) as sacrebleu computes it (Post 2018, arXiv 1804.08771), from 0 to 1."""
-    return _corpus(BLEU(force=True), expected, got)
+    return _with_interval(bleu_score, expected, got)
 
 
 def chrf(expected: Sequence[str], got: Sequence[str]) -> Scored:
     """Corpus chrF2 (Popović 2015) as sacrebleu computes it, from 0 to 1."""
+    return _with_interval(chrf_score, expected, got)
+
+
+def bleu_score(expected: Sequence[str], got: Sequence[str]) -> WeightedScore:
+    """`bleu` of at least one row as a function of how often each row counts."""
+    return _corpus(BLEU(force=True), expected, got)
+
+
+def chrf_score(expected: Sequence[str], got: Sequence[str]) -> WeightedScore:
+    """`chrf` of at least one row as a function of how often each row counts."""
     return _corpus(CHRF(), expected, got)
 
 
-def _corpus(metric: Any, expected: Sequence[str], got: Sequence[str]) -> Scored:
+def _corpus(metric: Any, expected: Sequence[str], got: Sequence[str]) -> WeightedScore:
     """Both scores are functions of counts summed over the rows, so a resample is a weighted sum of the counts."""
-    if not expected:
-        return 0.0, (0.0, 1.0)
     counts = np.array(metric._extract_corpus_statistics(list(got), [list(expected)]), dtype=np.int64)  # [N, counts]
 
     def score(weights: Weights) -> float:
-        return float(metric._compute_score_from_stats((weights @ counts).tolist()).score) / 100
+        return min(1.0, float(metric._compute_score_from_stats((weights @ counts).tolist()).score) / 100)
 
-    return min(1.0, score(np.ones(len(counts), dtype=np.int64))), bootstrap_interval(score, len(counts))
+    return score
+
+
+def _with_interval(
+    make: Callable[[Sequence[str], Sequence[str]], WeightedScore], expected: Sequence[str], got: Sequence[str]
+) -> Scored:
+    if not expected:
+        return 0.0, (0.0, 1.0)
+    score = make(expected, got)
+    return score(np.ones(len(expected), dtype=np.int64)), bootstrap_interval(score, len(expected))
 
 
 def rouge_l(expected: Sequence[str], got: Sequence[str]) -> Scored:
