@@ -1,8 +1,7 @@
-"""A run that is killed goes on where it was, and ends in the same bytes."""
+"""A run that is killed goes on where it was, and ends in the same bytes; tests/ml/test_matrix.py has every technique."""
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,33 +13,11 @@ import pytest
 from ml import checkpoint
 from ml.artifact import artifact_id
 from ml.errors import SpecError
-from ml.specs import METHODS
 from tests.ml.running import Recorder, tiny_spec, tiny_trainer, train_until, train_whole
-
-methods = pytest.mark.parametrize("method", sorted(METHODS))
-OPTIONS: dict[str, dict[str, Any]] = {"lora": {"dropout": 0.2}, "prompt_tuning": {"n_virtual_tokens": 4}}
 
 
 def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
     return lambda event: event["event"] == "step" and event["step"] == step
-
-
-@methods
-def test_killed_at_random_steps_it_ends_in_the_undisturbed_runs_bytes(
-    method: str, tiny_llama_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
-) -> None:
-    """Dropout is on for LoRA, so that the random number generator's state matters."""
-    spec = tiny_spec(method, steps=10, checkpoint_every=1, options=OPTIONS[method])
-    paths = {"model": tiny_llama_dir, "dataset": tiny_dataset_dir}
-    train_whole(spec, **paths, workdir=tmp_path / "calm")
-    kills = sorted(random.Random(method).sample(range(2, 10), 3))
-    for step in kills:
-        workdir = tmp_path / "killed"
-        assert train_until(spec, signal_number=signal.SIGKILL, fatal=at_step(step), **paths, workdir=workdir) == -9
-    emit = Recorder()
-    train_whole(spec, emit=emit, **paths, workdir=tmp_path / "killed")
-    assert [e["step"] for e in emit.named("step")] == list(range(kills[-1], 11))
-    assert artifact_id(tmp_path / "killed" / "out") == artifact_id(tmp_path / "calm" / "out")
 
 
 @pytest.mark.parametrize("nth_write", [1, 2, 4])

@@ -1,4 +1,4 @@
-"""The training loop on a tiny model: what it learns, what it leaves alone, how it stops."""
+"""The training loop on a tiny model: loss, events, manifests, errors. tests/ml/test_matrix.py has every technique."""
 
 from __future__ import annotations
 
@@ -20,28 +20,10 @@ from ml.errors import DivergedError, OutOfMemoryError, SpecError
 from ml.forward import completion_nll
 from ml.limits import usable_length
 from ml.optimization import learning_rate_at
-from ml.specs import METHODS
 from tests.ml.running import Recorder, tiny_spec, tiny_trainer, train_whole
 
 QUESTION = [{"role": "user", "content": "What colour is the frog?"}]
-methods = pytest.mark.parametrize("method", sorted(METHODS))
-
-
-@methods
-def test_the_loss_falls_and_the_base_stays_bit_identical(
-    method: str, tiny_llama_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
-) -> None:
-    emit = Recorder()
-    spec = tiny_spec(method, steps=30, learning_rate=0.05, schedule="constant")
-    trainer = tiny_trainer(spec, model=tiny_llama_dir, dataset=tiny_dataset_dir, workdir=tmp_path, emit=emit)
-    trainer.run()
-    losses = [event["loss"] for event in emit.named("step")]
-    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
-    before = load_backbone(tiny_llama_dir).model.state_dict()
-    after = trainer.model.get_base_model().state_dict()
-    after = {name.replace(".base_layer", ""): tensor for name, tensor in after.items() if "lora_" not in name}
-    assert sorted(after) == sorted(before)
-    assert all(torch.equal(before[name], after[name]) for name in before)
+methods = pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
 
 
 @methods
