@@ -1,4 +1,4 @@
-"""A run that is killed goes on where it was, and ends in the same bytes; tests/ml/test_matrix.py has every technique."""
+"""A run that is killed goes on where it was and ends in the same bytes; test_matrix.py has every technique."""
 
 from __future__ import annotations
 
