@@ -113,7 +113,9 @@ chosen by looking at these rows, the last step counts, one seed. *Group*: techni
 the best in the group cannot be told apart here. *Rate*: learning rate; each technique has its own.
 *Trained*: numbers with a gradient. *Artifact*: everything in its folder. *Training*: wall clock from the memory plan to
 the last step, with the features and activations that are computed once, without evaluation. *Peak*: most resident
-memory of the process up to the last step; loading the model alone takes 1.3 GB. *Planned*: the memory plan's figure."""
+memory of the process up to the last step; loading the model alone takes 1.3 GB. *Planned*: the memory plan's figure.
+
+{about["rates"]}"""
 
 
 def _set(study: Study, results: Sequence[Result]) -> str:

@@ -10,7 +10,7 @@ from bench.methods_table import KEPT, document, figure, groups, n_bytes, table
 STUDY = STUDIES[0]
 ABOUT = {
     "command": "python bench/methods.py", "commit": "abc", "base": "tiny", "fingerprint": "f" * 64,
-    "precision": "float32", "seed": 17, "load": "0.1 to 0.2", "versions": {"python": "3.11"},
+    "precision": "float32", "seed": 17, "rates": "Defaults.", "load": "0.1 to 0.2", "versions": {"python": "3.11"},
     "machine": {"cores": 2, "processor": "a processor", "memory_bytes": 24e9},
 }  # fmt: skip
 
