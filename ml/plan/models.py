@@ -93,7 +93,8 @@ def _four_bit(layer: Any, *, double: bool, dtype: torch.dtype) -> nn.Module:
 
     class Packed(bnb.nn.Linear4bit):  # type: ignore[name-defined]
         def forward(self, x: Tensor) -> Tensor:
-            return _Unpacked.apply(x, (self.out_features, self.in_features), self.bias)
+            wide = _Unpacked.apply(x.to(dtype), (self.out_features, self.in_features), self.bias)
+            return wide.to(x.dtype)
 
     n_in, n_out = layer.weight.shape if isinstance(layer, Conv1D) else reversed(layer.weight.shape)
     with torch.device("meta"):

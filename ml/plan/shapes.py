@@ -16,6 +16,19 @@ from torch.autograd import Variable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+_SHORT = frozenset({
+    functional.linear, functional.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.mm, torch.addmm,
+    torch.baddbmm, torch.einsum, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm,
+})  # fmt: skip
+"""Of what autocast computes in 16 bits: what transformers' layers use."""
+_LONG = frozenset({functional.layer_norm, functional.softmax, functional.log_softmax, torch.softmax})
+"""Of what it computes in 32 bits on CUDA."""
+
+
+def _lengthened(value: Any) -> Any:
+    is_short = isinstance(value, Tensor) and value.is_meta and value.dtype == torch.bfloat16
+    return value.float() if is_short else value
+
 
 def _no(*_: Any) -> bool:
     return False
@@ -24,9 +37,11 @@ def _no(*_: Any) -> bool:
 class Shapes(TorchFunctionMode):
     """While entered, operations on meta tensors that depend on values get an answer of the right shape."""
 
-    def __init__(self, *, n_chosen: int, device: str) -> None:
+    def __init__(self, *, n_chosen: int, device: str, is_short: bool = False) -> None:
+        """`is_short`: as under autocast to bfloat16, which torch does not have for this device."""
         super().__init__()
-        self.n_chosen, self.is_cpu = n_chosen, not device.startswith("cuda")
+        self.n_chosen, self.is_cpu, self.is_short = n_chosen, not device.startswith("cuda"), is_short
+        self._short_weights: dict[Tensor, Tensor] = {}
         self._answers: dict[Any, Any] = {
             functional.scaled_dot_product_attention: self._attention,
             Tensor.__getitem__: self._choice,
@@ -39,10 +54,29 @@ class Shapes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.is_short and func in _SHORT:
+            args = tuple(self._shortened(arg) for arg in args)
+            kwargs = {name: self._shortened(arg) for name, arg in kwargs.items()}
+        elif self.is_short and func in _LONG and not self.is_cpu:
+            args = tuple(_lengthened(arg) for arg in args)
+            kwargs = {name: _lengthened(arg) for name, arg in kwargs.items()}
         answer = self._answers.get(func)
         if answer is not None and isinstance(args[0] if args else None, Tensor) and args[0].is_meta:
             return answer(func, *args, **kwargs)
         return func(*args, **kwargs)
+
+    def leave_autocast(self) -> None:
+        """After the forward pass: its casts of trained weights are kept no longer than the graph needs them."""
+        self._short_weights.clear()
+
+    def _shortened(self, value: Any) -> Any:
+        if not (isinstance(value, Tensor) and value.is_meta and value.dtype == torch.float32):
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(torch.bfloat16)
+        if value not in self._short_weights:
+            self._short_weights[value] = value.to(torch.bfloat16)
+        return self._short_weights[value]
 
     def _attention(
         self, func: Any, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,

@@ -92,7 +92,7 @@ class _Measured:
         found: dict[str, float] = {f"at:{k}": v + states for k, v in self.tracker.marks.items() if k != _OPTIMIZER}
         found |= {f"at:{_OPTIMIZER}": self.tracker.marks[_OPTIMIZER]}
         if self.setting.spec.eval_rows:
-            found[f"at:{_EVALUATION}"] = self._evaluate()
+            found[f"at:{_EVALUATION}"] = self._evaluate() + states
         parts = (self.weights, self.static - self.weights, gradients, states, held)
         return found | dict(zip(PARTS, map(float, parts), strict=True))
 
@@ -126,18 +126,23 @@ class _Measured:
         setting, n = self.setting, self.setting.spec.micro_batch_size
         hooks = [hook for number, layers in enumerate(self.stacks) for hook in self._watch(number, layers)]
         held = 0
-        with self.tracker, Shapes(n_chosen=setting.rows.n_chosen(n), device=setting.device):
+        with self.tracker, self._shapes(setting.rows.n_chosen(n)) as shapes:
             before = self.tracker.live
             self.tracker.mark(_START)
             whole_rows = setting.spec.gradient_checkpointing
             loss = train_loss(self.model, self.kind, setting.rows, n, whole_rows=whole_rows)
             held = self.tracker.live - before
+            shapes.leave_autocast()
             self.tracker.mark(_LOSS)
             backward(loss)
             del loss
         for hook in hooks:
             hook.remove()
         return held
+
+    def _shapes(self, n_chosen: int) -> Shapes:
+        is_short = self.base.dtype == torch.bfloat16  # then the trainer computes under autocast
+        return Shapes(n_chosen=n_chosen, device=self.setting.device, is_short=is_short)
 
     def _watch(self, number: int, layers: nn.ModuleList) -> list[Any]:
         """Opens a stretch where the first and the last layer begin, forward and back."""
@@ -169,7 +174,7 @@ class _Measured:
         )
         self.model.eval()
         self.tracker.mark(_EVALUATION)
-        with self.tracker, Shapes(n_chosen=n_chosen, device=setting.device):
+        with self.tracker, self._shapes(n_chosen):
             evaluate(self.model, self.kind, setting.rows, n)
         self.tracker.mark("end")
         return self.tracker.marks[_EVALUATION]
