@@ -12,8 +12,9 @@ from django.conf import settings
 
 from ml.errors import ColdframeError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
-ACCEPTED = "CSV, TSV, JSONL or JSON"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".parquet")
+ACCEPTED = "CSV, TSV, JSONL, JSON or Parquet"
+PARQUET = b"PAR1"
 HEAD_BYTES = 4096
 _SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive or an Excel file"),
@@ -25,7 +26,6 @@ _SIGNATURES = (
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (b"7z\xbc\xaf", "a 7-Zip archive"),
     (b"Rar!", "a RAR archive"),
-    (b"PAR1", "a Parquet file"),
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
@@ -89,6 +89,13 @@ def check_size(size_bytes: int, name: str) -> None:
 def check_head(head: bytes, name: str) -> None:
     """Raises UnsupportedFileError when the first bytes belie the extension."""
     suffix = suffix_of(name)
+    if (suffix == ".parquet") != head.startswith(PARQUET):
+        what = (
+            "no Parquet file, whatever its name says" if suffix == ".parquet" else "a Parquet file under another name"
+        )
+        raise UnsupportedFileError(f"{name} is {what}.", hint="Give it the extension of what it is.")
+    if suffix == ".parquet":
+        return
     for signature, what in _SIGNATURES:
         if head.startswith(signature):
             raise UnsupportedFileError(

@@ -33,7 +33,7 @@ def test_a_4_kb_name_is_cut_but_keeps_its_extension() -> None:
     assert shown.endswith(".jsonl")
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows.parquet", "rows", "rows.csv.exe", "model.pkl"])
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.feather", "rows", "rows.csv.exe", "model.pkl"])
 def test_other_kinds_of_files_are_415(name: str) -> None:
     with pytest.raises(ColdframeError) as caught:
         suffix_of(name)
@@ -52,6 +52,7 @@ def test_other_kinds_of_files_are_415(name: str) -> None:
         (b"<!DOCTYPE html><html>", "rows.csv", "web page"),
         (b"text,label\n", "rows.json", "does not begin like JSON"),
         (b'{"text": 1}', "rows.csv", "holds JSON"),
+        (b"text,label\n", "rows.parquet", "no Parquet file"),
     ],
 )
 def test_bytes_that_belie_the_extension_are_415(head: bytes, name: str, words: str) -> None:
@@ -68,9 +69,10 @@ def test_bytes_that_belie_the_extension_are_415(head: bytes, name: str, words: s
         (b'\xef\xbb\xbf{"text": 1}', "rows.jsonl"),
         (b"\n\n[{", "rows.json"),
         ("Größe;b\n".encode("cp1252"), "rows.txt"),
+        (b"PAR1\x15\x04", "rows.parquet"),
     ],
 )
-def test_text_of_every_encoding_passes(head: bytes, name: str) -> None:
+def test_text_of_every_encoding_and_parquet_pass(head: bytes, name: str) -> None:
     check_head(head, name)
 
 

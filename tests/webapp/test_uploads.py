@@ -55,7 +55,7 @@ def test_pasted_rows_are_a_file_too(client: Client) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "status", "words"),
     [
-        ("tickets.xlsx", b"PK\x03\x04", 415, "is not CSV, TSV, JSONL or JSON"),
+        ("tickets.xlsx", b"PK\x03\x04", 415, "is not CSV, TSV, JSONL, JSON or Parquet"),
         ("tickets.csv", b"PK\x03\x04", 415, "ZIP archive"),
         ("tickets.csv", b"", 400, "empty"),
         ("tickets.exe", b"text,label", 415, "is not CSV"),

@@ -7,16 +7,22 @@ from typing import Any
 
 from django import forms
 
+from ml.specs import TASK_KINDS
 from webapp.models import Upload
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}\n]{1,80})\}")
-CHAT_FORMATS = {
+KNOWN_FORMATS = {
     "messages": "OpenAI messages",
     "sharegpt": "ShareGPT",
     "alpaca": "Alpaca",
     "prompt_completion": "prompt and completion",
+    "preference": "preference pairs: the chosen answer",
+    "squad": "questions on passages (SQuAD)",
+    "text": "texts without a question",
 }
-TASKS = (("classification", "Labels: one of a few fixed answers"), ("generation", "Free text"))
+CONVERSATIONS = ("messages", "sharegpt")
+TASKS = tuple((kind.name, kind.label) for kind in TASK_KINDS.values())
+TURNS = (("last", "its last answer, one row a conversation"), ("every", "every answer, each as a row of its own"))
 MAX_TEMPLATE = 20_000
 
 
@@ -44,6 +50,10 @@ class MappingForm(forms.Form):
         label="System text, the same for every row", required=False, max_length=MAX_TEMPLATE, strip=False,
         widget=_text(1), help_text="Optional. Costs its tokens in every request.",
     )  # fmt: skip
+    turns = forms.ChoiceField(
+        label="Of a conversation is learnt", required=False, choices=TURNS,
+        widget=forms.Select(attrs={"class": "form-select"}),
+    )  # fmt: skip
     column = forms.CharField(required=False, max_length=80, widget=forms.HiddenInput)
 
     def __init__(self, data: Any = None, *, upload: Upload) -> None:
@@ -52,8 +62,9 @@ class MappingForm(forms.Form):
         suggested = upload.report.get("mapping") or {}
         super().__init__(data, initial={"format": "columns", "column": suggested.get("column", ""), **upload.mapping})
         choices = [("columns", "a table of columns")]
-        if recognised in CHAT_FORMATS:
-            choices.insert(0, (recognised, CHAT_FORMATS[recognised]))
+        if recognised in KNOWN_FORMATS:
+            choices.insert(0, (recognised, KNOWN_FORMATS[recognised]))
+        self.has_turns = recognised in CONVERSATIONS
         self.fields["format"].choices = choices
 
     def clean(self) -> dict[str, Any]:
@@ -85,6 +96,8 @@ class MappingForm(forms.Form):
         given = self.cleaned_data
         mapping = {"format": given["format"], "task": given["task"]}
         keys = ("prompt", "completion", "system") if given["format"] == "columns" else ("system", "column")
+        if given["format"] in CONVERSATIONS and given.get("turns") == "every":
+            keys = (*keys, "turns")
         return mapping | {key: given[key] for key in keys if given.get(key, "").strip()}
 
 

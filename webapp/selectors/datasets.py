@@ -9,6 +9,7 @@ from typing import Any
 from django.db.models import Count, Max, QuerySet
 
 from ml.errors import NotFoundError
+from ml.specs import TASK_KINDS
 from webapp.models import Dataset, DatasetVersion, Run, Team, Upload
 
 SPLITS = ("train", "validation", "test")
@@ -92,7 +93,11 @@ class Card:
 
 
 def task_words(version: DatasetVersion) -> str:
-    return f"labels, {len(version.labels or [])}" if version.task == "classification" else "free text"
+    """The task kind in a word or two; labels with their number."""
+    kind = TASK_KINDS.get(version.task)
+    if kind is None:
+        return version.task
+    return f"{kind.short}, {len(version.labels or []):,}" if kind.learnt_as == "classification" else kind.short
 
 
 def cards_of(datasets: Sequence[Dataset]) -> list[Card]:

@@ -16,7 +16,7 @@ from webapp.policy import policy
 from webapp.selectors import dataset_rows as row_selectors
 from webapp.selectors import datasets as selectors
 from webapp.services.datasets import dataset_archive, dataset_describe
-from webapp.views import uploads
+from webapp.views import dataset_diffs, uploads
 
 SORTABLE = {"name": "name", "stored": "stored_at", "versions": "n_versions"}
 EXPORTS = {
@@ -65,6 +65,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "dataset": dataset,
         "version": version,
+        "task": selectors.task_words(version),
         "versions": dataset.versions.select_related("created_by").all(),
         "bars": selectors.split_bar(version.splits),
         "labels": selectors.label_rows(version),
@@ -119,6 +120,7 @@ def describe(request: HttpRequest, pk: int) -> HttpResponse:
 urlpatterns = [
     path("", index, name="index"),
     *uploads.urlpatterns,
+    *dataset_diffs.urlpatterns,
     path("<int:pk>/", detail, name="detail"),
     path("<int:pk>/<int:number>/rows/", rows, name="rows"),
     path("<int:pk>/<int:number>/rows.jsonl", download, {"kind": "jsonl"}, name="download"),

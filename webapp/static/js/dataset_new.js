@@ -116,11 +116,12 @@ if (mapping) {
     const split = mapping.elements.split.value === "column" ? mapping.elements.split_column.value : "";
     for (const tag of all("[data-role-of]", mapping)) {
       const name = tag.dataset.roleOf;
-      const role = isColumns && read.includes(name) ? "read" : isColumns && learnt.includes(name) ? "learnt" : name === split ? "split" : isColumns ? "left out" : format === "messages" || format === "sharegpt" ? (name === mapping.elements.column.value ? "conversation" : "left out") : "as named";
+      const role = isColumns && read.includes(name) ? "read" : isColumns && learnt.includes(name) ? "learnt" : name === split ? "split" : isColumns ? "left out" : ["messages", "sharegpt", "text"].includes(format) ? (name === mapping.elements.column.value ? (format === "text" ? "learnt" : "conversation") : "left out") : "as named";
       tag.textContent = role;
       tag.className = `cf-tag${role === "read" ? " cf-tag-frozen" : role === "learnt" ? " cf-tag-grown" : ""}`;
     }
     all("[data-only-columns]", mapping).forEach((node) => { node.hidden = !isColumns; });
+    all("[data-only-turns]", mapping).forEach((node) => { node.hidden = isColumns; });
   };
 
   const system = mapping.elements.system;
