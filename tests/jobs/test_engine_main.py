@@ -281,3 +281,9 @@ def test_an_answer_that_redis_forgot_is_said_to_be_lost(engines: Engines):
 def test_tokens_are_counted_as_a_service(serving: Engines):
     reply = stream.call_service("count_tokens", {"base": "tiny-llama", "messages": STORY}, timeout_s=20)
     assert reply["tokens"] > 5 and reply["limit"] == 512
+
+
+def test_a_memory_plan_is_made_beside_the_other_services(serving: Engines):
+    given = {"method": "lora", "base": "tiny-llama", "dataset": "d", "dataset_sha256": "s", "max_length": 64}
+    reply = stream.call_service("plan", {"spec": given}, timeout_s=60)
+    assert reply["total"] > reply["weights"] > 0
