@@ -11,6 +11,8 @@ from django.test import Client
 
 from ml.errors import SpecError, UnavailableError
 from tests.webapp.run_forms import bases, filled, version_of
+from webapp.models import Run, RunEvent
+from webapp.selectors.runs import memory_ratio
 
 ClientOf = Callable[[Any], Client]
 SAID: dict[str, Any] = {
@@ -118,3 +120,11 @@ def test_what_is_not_valid_yet_is_not_asked_for(client: Client, service: Service
 
 def test_the_form_asks_for_the_memory_beside_the_rest_of_the_plan(client: Client) -> None:
     assert 'hx-post="/runs/new/memory/"' in client.get("/runs/new/").content.decode()
+
+
+@pytest.mark.parametrize(("predicted", "peak", "said"), [(1100, 1000, "1.10"), (0, 1000, ""), (1100, 0, "")])
+def test_a_run_shows_how_its_prediction_compares_with_its_peak(team: Any, predicted: int, peak: int, said: str) -> None:
+    run = Run.objects.create(team=team, kind=Run.Kind.TRAIN, title="t", spec={}, result={"peak_bytes": peak})
+    if predicted:
+        RunEvent.objects.create(run=run, name="plan", data={"total": predicted})
+    assert memory_ratio(run) == said

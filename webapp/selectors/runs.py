@@ -272,6 +272,12 @@ def predicted_bytes(run: Run) -> int:
     return int((data or {}).get("total") or 0)
 
 
+def memory_ratio(run: Run) -> str:
+    """Predicted ÷ measured peak of a run that is over, with two digits; "" when one of them is not known."""
+    predicted, peak = predicted_bytes(run), int(run.result.get("peak_bytes") or 0)
+    return f"{predicted / peak:.2f}" if predicted and peak else ""
+
+
 def method_of(run: Run) -> Any:
     return METHODS.get(str(run.spec.get("method", "")))
 

@@ -71,6 +71,7 @@ def _detail_context(request: HttpRequest, run: Run) -> dict[str, Any]:
         "method": select.method_of(run),
         "related": select.related(run),
         "predicted_bytes": select.predicted_bytes(run),
+        "memory_ratio": select.memory_ratio(run),
         "version": version,
         "unserved": why_unserved(version) if version else "",
         "peak_bytes": run.result.get("peak_bytes") or run.progress.get("peak_bytes"),
