@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -12,9 +13,10 @@ from jobs.attribute import marker_for
 from jobs.engine_messages import Closer
 from jobs.engine_prepare import Prepared, prepare
 from jobs.engine_ticket import Ticket, Tickets
+from jobs.engine_votes import Ballot, answer_in, owner_of, row_ids, rows_of
 from jobs.engine_writer import AnswerWriter, Write, sources_at, start_at, token_at
 from ml.engine.engine import Engine
-from ml.engine.types import Done, Event, Failed, Started, Token
+from ml.engine.types import Done, Event, Failed, Request, Started, Token
 from ml.errors import ColdframeError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,11 @@ def done_data(
     }
     empty = {"first_step": 0, "last_step": 0, "first_token_ms": 0.0, "tokens_per_s": 0.0}
     return {"finish_reason": finish_reason, "usage": usage, **empty, **figures}
+
+
+def _likeliest(choices: Sequence[str], scores: Sequence[float]) -> str:
+    """The choice with the highest score, the first of equals; "" when nothing was to be chosen."""
+    return choices[max(range(len(scores)), key=scores.__getitem__)] if choices and scores else ""
 
 
 class Answers:
@@ -52,6 +59,9 @@ class Answers:
         self._writer = writer
         self._closer = closer
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="prepare")
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="prepare-nearest")
+        """For requests that may wait for a data set's vectors to be computed: they wait for one another only."""
+        self._ballots: dict[str, Ballot] = {}
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()
 
@@ -59,16 +69,24 @@ class Answers:
         """A request from the stream; returns at once."""
         if ticket.request.artifact:
             self._labels[ticket.request.artifact] = ticket.request.label
-        self._pool.submit(self._prepare, ticket)
+        pool = self._pool if ticket.request.nearest is None else self._slow
+        pool.submit(self._prepare, ticket)
 
     def stop(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._slow):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def cancel(self, request_id: str) -> None:
         """Repeated on each round of the intake until the answer is closed."""
         with self._lock:
             self._cancelled.add(request_id)
-        self._engine.cancel(request_id)
+        self._cancel_rows(request_id)
+
+    def _cancel_rows(self, request_id: str) -> None:
+        ticket = self._tickets.get(request_id)
+        n_samples = ticket.request.n_samples if ticket else 1
+        for row_id in row_ids(request_id, n_samples):
+            self._engine.cancel(row_id)
 
     def drop(self, request_id: str, state: str) -> None:
         """Another engine has the request now (`taken`), or Redis lost it (`gone`): its row stops."""
@@ -76,8 +94,8 @@ class Answers:
         if ticket is None:
             return
         logger.warning("request %s is not this engine's any more: %s", request_id, state)
+        self._cancel_rows(request_id)
         self._tickets.remove(request_id)
-        self._engine.cancel(request_id)
         if state == "gone":
             lost = UnavailableError("Redis lost its memory, and the answer with it.", hint="Ask again.")
             self._closer.fail(ticket, lost.as_dict(), text=ticket.text)
@@ -97,12 +115,24 @@ class Answers:
             elif prepared.request is None:
                 self._finish_without_model(ticket, prepared.refusal, "stop")
             else:
-                self._engine.submit(prepared.request)
+                self._submit(ticket, prepared.request)
         except ColdframeError as error:
             self.refuse(ticket, error)
         except Exception as error:
             logger.exception("request %s could not be prepared", ticket.id)
             self.refuse(ticket, ColdframeError(f"The request could not be prepared: {error}.", code="not_prepared"))
+
+    def _submit(self, ticket: Ticket, request: Request) -> None:
+        n_samples = ticket.request.n_samples
+        if n_samples > 1:
+            self._ballots[ticket.id] = Ballot(n_samples, ticket.request.rule)
+        try:
+            for row in rows_of(request, n_samples):
+                self._engine.submit(row)
+        except ColdframeError:
+            if self._ballots.pop(ticket.id, None):
+                self._cancel_rows(ticket.id)
+            raise
 
     def _announce(self, ticket: Ticket, prepared: Prepared) -> None:
         ticket.info = {**ticket.info, "dropped": prepared.n_dropped}
@@ -127,12 +157,37 @@ class Answers:
     def handle(self, events: list[Event]) -> None:
         """What the model's step has brought, in order."""
         for event in events:
-            ticket = self._tickets.get(event.id)
-            if ticket is not None:
+            request_id = owner_of(event.id)
+            ticket, ballot = self._tickets.get(request_id), self._ballots.get(request_id)
+            if ballot is not None:
+                self._count(request_id, ticket, ballot, event)
+            elif ticket is not None and event.id == request_id:
                 self._handle(ticket, event)
-            if isinstance(event, Done | Failed):
+            if isinstance(event, Done | Failed) and request_id not in self._ballots:
                 with self._lock:
-                    self._cancelled.discard(event.id)
+                    self._cancelled.discard(request_id)
+
+    def _count(self, request_id: str, ticket: Ticket | None, ballot: Ballot, event: Event) -> None:
+        """One of several texts of a request has moved on."""
+        if isinstance(event, Started) and ticket is not None and not ticket.info.get("engine"):
+            self._handle(ticket, event)
+        if not isinstance(event, Done | Failed):
+            return
+        ballot.add(event)
+        if ticket is not None and isinstance(event, Done):
+            ticket.n_sent = len(ballot.done)
+            data = {"done": len(ballot.done), "of": ballot.n_samples}
+            self._writer.put(Write(id=ticket.id, at=token_at(ticket.n_sent), event="chain", data=data))
+        if not ballot.is_over:
+            return
+        del self._ballots[request_id]
+        if ballot.error is not None:
+            self._cancel_rows(request_id)
+        if ticket is not None and ballot.error is not None:
+            self._closer.fail(ticket, ballot.error.error.as_dict())
+        elif ticket is not None:
+            done, outcome = ballot.result()
+            self._finish(ticket, done, outcome)
 
     def _handle(self, ticket: Ticket, event: Event) -> None:
         if isinstance(event, Token):
@@ -153,9 +208,14 @@ class Answers:
             self._writer.put(Write(id=ticket.id, at=at, event="start", data=ticket.info))
             self._closer.begin(ticket)
         elif isinstance(event, Done):
-            figures = {key: value for key, value in asdict(event).items() if key not in ("id", "text", "tail")}
-            marker = "" if event.finish_reason == "cancelled" else marker_for(event.text, ticket.sources or [])
-            done = done_data(**figures, is_marker_added=bool(marker))
-            self._closer.finish(ticket, text=event.text + marker, event=done, tail=event.tail + marker)
+            self._finish(ticket, event, answer_in(ticket.request.rule, event.text))
         else:
             self._closer.fail(ticket, event.error.as_dict(), text=ticket.text)
+
+    def _finish(self, ticket: Ticket, event: Done, found: dict[str, Any]) -> None:
+        figures = {key: value for key, value in asdict(event).items() if key not in ("id", "text", "tail")}
+        figures = {key: value for key, value in figures.items() if value != () or key not in ("scores", "n_scored")}
+        chosen = _likeliest(ticket.request.choices, event.scores)
+        marker = "" if event.finish_reason == "cancelled" else marker_for(event.text, ticket.sources or [])
+        done = done_data(**figures, **found, is_marker_added=bool(marker))
+        self._closer.finish(ticket, text=chosen or event.text + marker, event=done, tail=chosen or event.tail + marker)

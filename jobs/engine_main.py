@@ -26,6 +26,7 @@ from jobs.engine_messages import Closer, DjangoMessages, Messages
 from jobs.engine_services import HANDLERS, Services
 from jobs.engine_ticket import Tickets
 from jobs.engine_writer import AnswerWriter
+from jobs.nearest import NearestService
 from jobs.planner import Planner
 from ml.errors import ModelError
 
@@ -133,8 +134,11 @@ class EngineProcess:
             self._name, tickets, limit=self._config.n_slots + _AHEAD, writer=writer, take=answers.take,
             refuse=answers.refuse, cancel=answers.cancel,
         )  # fmt: skip
-        planner = Planner(self._config.models_dir)
-        services = Services(self._name, {**HANDLERS, "count_tokens": self._count_tokens}, later={"plan": planner.take})
+        planner, nearest = Planner(self._config.models_dir), NearestService()
+        services = Services(
+            self._name, {**HANDLERS, "count_tokens": self._count_tokens},
+            later={"plan": planner.take, "nearest": nearest.take},
+        )  # fmt: skip
         parts = (writer, closer, intake, planner, services)
         for part in parts:
             part.start()
@@ -151,6 +155,7 @@ class EngineProcess:
             answers.stop()
             services.stop()
             planner.stop()
+            nearest.stop()
             closer.stop()
             writer.stop()
 

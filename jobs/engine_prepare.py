@@ -6,14 +6,14 @@ loses its oldest turns (the start event says how many); other requests are refus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from jobs.engine_retrieve import retrieve
 from jobs.engine_ticket import Ticket
 from jobs.stream import GenerateRequest
-from ml.data.chat import prompt_ids
+from ml.data.chat import completion_ids, prompt_ids
 from ml.engine.engine import Engine
 from ml.engine.types import Request, Sampling
 from ml.errors import ModelError
@@ -51,7 +51,7 @@ def sampling_of(request: GenerateRequest) -> Sampling:
 
 def prepare(ticket: Ticket, engine: Engine) -> Prepared:
     """Raises a ColdframeError: another base model, damaged adapter, collection gone, vector store down."""
-    request, backbone = ticket.request, engine.backbone
+    request, backbone = with_examples(ticket.request), engine.backbone
     if request.base != backbone.name:
         raise ModelError(
             f"This engine serves {backbone.name}; the request is for {request.base}.",
@@ -75,8 +75,24 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
     batched = Request(
         id=request.id, team_id=request.team_id, prompt_ids=tuple(ids), artifact=request.artifact,
         label=request.label, sampling=sampling_of(request), emitted=tuple(ticket.emitted), deadline=ticket.deadline,
+        choices=tuple(tuple(completion_ids(tokenizer, text)) for text in request.choices or request.references),
+        writes=not request.choices,
     )  # fmt: skip
     return Prepared(request=batched, sources=sources, n_dropped=n_dropped)
+
+
+def with_examples(request: GenerateRequest) -> GenerateRequest:
+    """The request with its messages folded around the examples nearest to the question, where it asks for them."""
+    if request.nearest is None:
+        return request
+    from jobs.nearest import nearest
+    from webapp.services.prompting import Frame
+
+    given = dict(request.nearest)
+    frame = Frame.from_dict(given.pop("frame"))
+    found = nearest(team_id=request.team_id, query=request.query, **given)
+    pairs = [(row["question"], row["answer"]) for row in found]
+    return replace(request, messages=frame.fold(request.messages, pairs))
 
 
 def _prefix_tokens(request: GenerateRequest, engine: Engine) -> int:

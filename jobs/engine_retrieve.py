@@ -27,10 +27,10 @@ def retrieve(
 
     if request.collection_id is None:
         return Retrieved(messages=request.messages, sources=[], refusal=None)
-    question = next((m["content"] for m in reversed(request.messages) if m["role"] == "user"), "")
+    asked = next((m["content"] for m in reversed(request.messages) if m["role"] == "user"), "")
     hits = known
     if hits is None:
-        hits = search(team_id=request.team_id, collection_id=request.collection_id, query=question)
+        hits = search(team_id=request.team_id, collection_id=request.collection_id, query=request.query or asked)
         hits = fit_sources(hits, budget_tokens=budget_tokens, count=count)
     refusal = refusal_of(team_id=request.team_id, collection_id=request.collection_id)
     if not hits:

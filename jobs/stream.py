@@ -223,7 +223,7 @@ def _result(kind: str, reply: Sequence[Any] | None, timeout_s: float) -> dict[st
 
 def call_service(kind: str, payload: Mapping[str, Any], timeout_s: float = 30) -> dict[str, Any]:
     """Asks any engine: `embed {texts}`, `search {team_id, collection_id, query, k, threshold}`, `count_tokens`,
-    `plan {spec, labels, remedies}`."""
+    `plan {spec, labels, remedies}`, `nearest {team_id, dataset_version_id, query, k}`."""
     call_id, fields_ = _call(kind, payload, timeout_s)
     with redis_errors(f"ask for {kind}"):
         client().xadd(SERVICES, fields_, maxlen=10_000)

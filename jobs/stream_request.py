@@ -6,6 +6,7 @@ import json
 import math
 import uuid
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from ml.errors import SpecError
 
@@ -30,6 +31,15 @@ class GenerateRequest:
     messages: list[dict[str, str]]
     collection_id: int | None = None
     """Search this collection first and answer from its chunks."""
+    query: str = ""
+    """What was typed, to search with; "" takes the last user message."""
+    nearest: dict[str, Any] | None = None
+    """Examples chosen for the question: {"dataset_version_id", "k", "frame"}; `messages` are then folded by the engine
+    (webapp.services.prompting.Frame)."""
+    rule: dict[str, Any] = field(default_factory=dict)
+    """How the answer is found in the text (webapp.services.voting)."""
+    n_samples: int = 1
+    """Texts written; above 1 their answers vote, and the winner's text is the answer."""
     max_tokens: int = 256
     temperature: float = 0.0
     """0 is greedy; up to 2."""
@@ -43,6 +53,10 @@ class GenerateRequest:
     """Fixes the answer; None lets the request's id fix it."""
     n_logprobs: int = 0
     """0 is off; otherwise that many alternatives a token."""
+    choices: list[str] = field(default_factory=list)
+    """The answer is the likeliest of these texts; nothing is written token by token, `done` has their `scores`."""
+    references: list[str] = field(default_factory=list)
+    """Texts whose log probability as the answer is wanted beside the answer that is written."""
     group: str | None = None
     """Requests sent together share it."""
     deadline_s: float = 600
@@ -72,11 +86,30 @@ _BOUNDS: dict[str, tuple[type, float, float]] = {
     "top_k": (int, 0, 1_000_000),
     "repetition_penalty": (float, 0.1, 10),
     "n_logprobs": (int, 0, 20),
+    "n_samples": (int, 1, 16),
     "deadline_s": (float, 1, 86_400),
 }
 
 
+MAX_CHOICES, MAX_CHOICE_CHARACTERS = 2000, 20_000
+
+
+def _check_choices(request: GenerateRequest) -> None:
+    for name in ("choices", "references"):
+        texts = getattr(request, name)
+        if len(texts) > MAX_CHOICES or not all(
+            isinstance(text, str) and text.strip() and len(text) <= MAX_CHOICE_CHARACTERS for text in texts
+        ):
+            raise SpecError(
+                f"{name} must be at most {MAX_CHOICES:,} texts of 1 to {MAX_CHOICE_CHARACTERS:,} characters.",
+                field=name,
+            )
+    if request.choices and (request.references or len(set(request.choices)) != len(request.choices)):
+        raise SpecError("choices must differ from one another and come without references.", field="choices")
+
+
 def _check(request: GenerateRequest) -> None:
+    _check_choices(request)
     for name, (kind, low, high) in _BOUNDS.items():
         value = getattr(request, name)
         good = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)

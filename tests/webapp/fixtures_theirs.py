@@ -20,6 +20,7 @@ from webapp.models import (
     Membership,
     Message,
     Prompt,
+    PromptAlias,
     PromptVersion,
     Role,
     Run,
@@ -52,7 +53,8 @@ def one_of_everything(team: Team, user: Any) -> None:
     )  # fmt: skip
     Alias.objects.create(**mine, adapter=adapter, name="production", version=adapter_version)
     prompt = Prompt.objects.create(**mine, name="theirs")
-    PromptVersion.objects.create(**mine, prompt=prompt, number=1)
+    prompt_version = PromptVersion.objects.create(**mine, prompt=prompt, number=1)
+    PromptAlias.objects.create(**mine, prompt=prompt, name="production", version=prompt_version)
     collection = Collection.objects.create(**mine, name="theirs")
     document = Document.objects.create(**mine, collection=collection, title="theirs.md")
     document_version = DocumentVersion.objects.create(

@@ -9,12 +9,13 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from ml.errors import SpecError
+from ml.errors import ColdframeError, SpecError
 from webapp.models import Prompt, PromptVersion, Team
 from webapp.selectors import prompts as selectors
 from webapp.selectors.diffs import side_by_side
 from webapp.selectors.targets import resolve
-from webapp.services.prompts import MOST_EXAMPLES, content_check, prompt_create, template_check, version_create
+from webapp.services.prompt_content import MOST_EXAMPLES, content_check, template_check
+from webapp.services.prompts import alias_move, prompt_create, version_create
 
 SignIn = Callable[[Any], Client]
 PAIRS = [{"question": "How far is the moon?", "answer": "number"}]
@@ -44,7 +45,8 @@ def test_a_template_must_say_where_the_question_goes() -> None:
 
 
 def test_braces_that_name_nothing_are_text() -> None:
-    assert template_check('{"a": 1} {} { question } {question}').endswith("{question}")
+    text, fields = template_check('{"a": 1} {} { question } {{nothing}} {question}')
+    assert text.endswith("{question}") and fields == ["question"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_the_page_of_a_prompt_shows_versions_difference_and_code(
 ) -> None:
     version_create(prompt=version.prompt, user=member, technique="zero_shot", template="Say: {question}")
     page = client_of(viewer).get(reverse("prompts:detail", args=[version.prompt_id])).content.decode()
-    for text in ("<del>", "<ins>", "prompt:reply@2", "newest", "/chat/?target=prompt%3Areply%402"):
+    for text in ("<del>", "<ins>", '"reply@2"', "newest", "/chat/?target=prompt%3Areply%402"):
         assert text in page
     assert "New version" not in page
 

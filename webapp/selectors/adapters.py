@@ -10,7 +10,7 @@ from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Coalesce
 
 from ml.errors import NotFoundError
-from webapp.models import Adapter, AdapterVersion, Alias, BaseModel, Team
+from webapp.models import Adapter, AdapterVersion, Alias, BaseModel, PromptVersion, Team
 from webapp.selectors.metrics import Measure, measure
 
 
@@ -37,7 +37,9 @@ def _points(a: Measure, b: Measure) -> str:
     return f"{100 * abs(a.value - b.value):.1f} points"
 
 
-def alias_verdict(*, version: AdapterVersion, incumbent: AdapterVersion | None) -> Verdict:
+def alias_verdict(
+    *, version: AdapterVersion | PromptVersion, incumbent: AdapterVersion | PromptVersion | None
+) -> Verdict:
     """Free only when the version's whole interval lies above the incumbent's, on the same data set version."""
     if incumbent is None:
         return Verdict(is_held_back=False, text="nothing holds this alias yet.")

@@ -145,6 +145,19 @@ class AnswerView:
         return bool(searched) and self.message.state == Message.State.DONE and not self.sources
 
     @property
+    def found(self) -> str | None:
+        """The answer that the prompt's rule found in the text; "" for none, None where there is no rule."""
+        return (self.message.info["answer"] or "") if "answer" in self.message.info else None
+
+    @property
+    def votes_text(self) -> str:
+        """`4 of 5 agree; 1 for blue`."""
+        votes = self.message.info.get("votes") or []
+        n_all = round(votes[0]["n"] / self.message.info["agreement"]) if votes else 0
+        others = ", ".join(f"{vote['n']} for {vote['answer']}" for vote in votes[1:4])
+        return f"{votes[0]['n']} of {n_all} agree" + (f"; {others}" if others else "") if votes else ""
+
+    @property
     def data(self) -> dict[str, Any]:
         """For the page's modules."""
         figures = {key: self.message.info[key] for key in FIGURES if key in self.message.info}

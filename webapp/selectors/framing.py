@@ -1,76 +1,51 @@
 """What stands around a question when a target sees it: a system text, worked examples, the form of the user's turn.
 
 A hard prompt brings its own; an adapter is asked in the form of the data that it was trained on, since that is what it
-has learned. Pure: rows in, messages out. Texts of callers are only ever inserted, never interpreted as templates.
+has learned. Rows in, a Frame out; what it does to messages: webapp/services/prompting.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from webapp.models import AdapterVersion, PromptVersion
+from webapp.services.prompting import LABELS, SLOT, Frame, Nearest, placeholders, worked
 
-SLOT = "{question}"
 _OWN_SLOT = "\x00"
 """Cannot be typed: the templates of data sets may hold any text."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}\n]{1,80})\}")
 """As in ml/data/mapping.py: `{column}`, with `{{` and `}}` for braces."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """Empty, it changes nothing."""
-
-    system: str = ""
-    template: str = SLOT
-    """The user's turn; `slot` stands for what was typed."""
-    slot: str = SLOT
-    examples: tuple[tuple[str, str], ...] = ()
-    """Questions with their answers, shown in front of the conversation."""
-    takes_history: bool = True
-    """False for targets trained on single questions: earlier turns would only confuse them."""
-    picks_label: bool = False
-    """True for classifiers: asked greedily, without a repetition penalty."""
-    own_system_wins: bool = False
-    """True where the caller's system text replaces ours; otherwise it follows ours."""
-
-    def _user(self, text: str) -> str:
-        if self.slot in self.template:
-            return self.template.replace(self.slot, text)
-        return f"{self.template}\n\n{text}".strip()
-
-    def _system(self, given: str) -> str:
-        if given and self.own_system_wins:
-            return given
-        return "\n\n".join(part for part in (self.system, given) if part)
-
-    def fold(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-        """System, examples, history, and the last user's turn in our form. Earlier turns stay as they were typed."""
-        given = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
-        turns = [dict(m) for m in messages if m["role"] != "system"]
-        if not self.takes_history:
-            turns = turns[-1:]
-        if turns and turns[-1]["role"] == "user":
-            turns[-1] = {"role": "user", "content": self._user(turns[-1]["content"])}
-        system = self._system(given)
-        folded = [{"role": "system", "content": system}] if system else []
-        for question, answer in self.examples:
-            folded += [{"role": "user", "content": self._user(question)}, {"role": "assistant", "content": answer}]
-        return folded + turns
-
-
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _pairs_of(version: PromptVersion) -> tuple[tuple[str, str], ...]:
+    marker = _text(version.rule.get("marker"))
+    return tuple(
+        (_text(e.get("question")), worked(_text(e.get("steps")), _text(e.get("answer")), marker))
+        for e in version.examples if isinstance(e, Mapping)
+    )  # fmt: skip
+
+
 def frame_of_prompt(version: PromptVersion) -> Frame:
-    examples = tuple(
-        (_text(e.get("question")), _text(e.get("answer"))) for e in version.examples if isinstance(e, Mapping)
-    )
-    return Frame(system=version.system, template=version.template or SLOT, examples=examples)
+    data = version.dataset_version
+    is_classification = data is not None and data.task == "classification"
+    votes = version.n_samples > 1
+    nearest = None
+    if version.pick == PromptVersion.Pick.NEAREST and data is not None:
+        nearest = Nearest(dataset_version_id=data.pk, k=version.k)
+    template = version.template or SLOT
+    return Frame(
+        system=version.system, template=template, fields=tuple(n for n in placeholders(template) if n != LABELS),
+        constants={LABELS: ", ".join(data.labels)} if data is not None and data.labels else {},
+        examples=_pairs_of(version), nearest=nearest, takes_history=not is_classification,
+        picks_label=is_classification and not votes, collection_id=version.collection_id, rule=version.rule,
+        n_samples=version.n_samples, sample_temperature=version.sample_temperature,
+    )  # fmt: skip
 
 
 def _turn_of(mapping: Mapping[str, Any]) -> str:

@@ -4,7 +4,8 @@
     triage                   an adapter: its `production`, else its newest version
     triage@production        the version an alias points at now
     triage@3                 exactly this version
-    prompt:reply             a hard prompt's newest version; `prompt:reply@2` exactly this one
+    prompt:reply@production  a hard prompt, in the same three ways; `reply@production` means the same as long as the
+                             team has no adapter called `reply`
 
 Guarantees: only names of the given team are looked at, so that another team's name and one that never was give the same
 error; an unknown name is never answered by the plain model instead. Reads only.
@@ -77,6 +78,7 @@ def why_unserved(version: AdapterVersion) -> str:
 def unserved_error(name: str, reason: str) -> SpecError:
     """What chat and API say instead of asking an engine that would refuse."""
     return SpecError(
+        f"{name} is not served in chat: {reason}" if name.startswith(PROMPT) else
         f"{name} is not served in chat yet: {reason}", code="not_served", field="model",
         hint="Its page has what it measured, and the files to use it elsewhere.",
     )  # fmt: skip
@@ -91,11 +93,21 @@ def target_of_adapter(version: AdapterVersion, asked: str = "") -> Target:
     )  # fmt: skip
 
 
+def why_prompt_unserved(version: PromptVersion) -> str:
+    """Why nothing is answered by this version; "" when it is."""
+    if version.collection_name and version.collection_id is None:
+        return f"its collection {version.collection_name} was deleted."
+    if version.pick == PromptVersion.Pick.NEAREST and version.dataset_version_id is None:
+        return "the data set that its examples come from was deleted."
+    return ""
+
+
 def target_of_prompt(version: PromptVersion, asked: str = "") -> Target:
     name = f"{PROMPT}{version}"
     return Target(
         name=name, asked=asked or name, label=(asked or name).removeprefix(PROMPT), method=version.technique,
         base=settings.BASE_MODEL, frame=frame_of_prompt(version), version=version,
+        unserved=why_prompt_unserved(version),
     )  # fmt: skip
 
 
@@ -113,12 +125,16 @@ def _adapter_version(team: Team, name: str, which: str) -> AdapterVersion | None
 
 
 def _prompt_version(team: Team, name: str, which: str) -> PromptVersion | None:
-    versions = PromptVersion.objects.for_team(team).select_related("prompt").filter(prompt__name=name)
-    if not which:
-        return _latest(versions)
-    return (
-        versions.filter(number=int(which)).first() if which.isascii() and which.isdigit() and len(which) < 9 else None
-    )
+    versions = PromptVersion.objects.for_team(team).filter(prompt__name=name)
+    versions = versions.select_related("prompt", "dataset_version__dataset", "collection")
+    if _is_number(which):
+        return versions.filter(number=int(which)).first()
+    found = versions.filter(aliases__name=which or PRODUCTION).first()
+    return found if found or which else _latest(versions)
+
+
+def _has_adapter(team: Team, name: str) -> bool:
+    return Adapter.objects.for_team(team).filter(name=name).exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,17 +155,23 @@ def _entries_of(adapter: Adapter) -> list[Entry]:
     return found + [Entry(name=str(version), made=version.created_at) for version in versions]
 
 
+def _entries_of_prompt(prompt: Prompt) -> list[Entry]:
+    named: list[tuple[str, PromptVersion]] = [(str(alias), alias.version) for alias in prompt.aliases.all()]
+    versions = sorted(prompt.versions.all(), key=lambda v: -v.number)
+    production = next((alias.version for alias in prompt.aliases.all() if alias.name == PRODUCTION), None)
+    bare = production or next(iter(versions), None)
+    named = [*([(prompt.name, bare)] if bare else []), *named, *((str(version), version) for version in versions)]
+    return [Entry(name=PROMPT + name, made=v.created_at) for name, v in named if not why_prompt_unserved(v)]
+
+
 def entries_of_team(team: Team) -> list[Entry]:
     """Every name that can be asked, for `/v1/models` and for suggestions: bare names, aliases, numbers."""
     found = [Entry(name=BASE)]
     adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
     for adapter in adapters[:MAX_NAMES]:
         found += _entries_of(adapter)
-    for prompt in Prompt.objects.for_team(team).prefetch_related("versions")[:MAX_NAMES]:
-        versions = sorted(prompt.versions.all(), key=lambda v: -v.number)
-        if versions:
-            found.append(Entry(name=f"{PROMPT}{prompt.name}", made=versions[0].created_at))
-            found += [Entry(name=f"{PROMPT}{version}", made=version.created_at) for version in versions]
+    for prompt in Prompt.objects.for_team(team).prefetch_related("versions", "aliases__version")[:MAX_NAMES]:
+        found += _entries_of_prompt(prompt)
     return found[:MAX_NAMES]
 
 
@@ -184,6 +206,9 @@ def resolve(*, team: Team, name: str) -> Target:
         version = _adapter_version(team, bare, which)
         if version is not None:
             return target_of_adapter(version, asked)
+        prompt = None if _has_adapter(team, bare) else _prompt_version(team, bare, which)
+        if prompt is not None:
+            return target_of_prompt(prompt, asked)
     raise _unknown(team, asked)
 
 
@@ -209,8 +234,20 @@ def choices(team: Team) -> list[Choice]:
             Choice(name=name, method=version.method, note=note, unserved=why_unserved(version))
             for name, version, note in named
         ]
-    for prompt in Prompt.objects.for_team(team).prefetch_related("versions")[:MAX_NAMES]:
-        newest = max(prompt.versions.all(), key=lambda v: v.number, default=None)
-        if newest is not None:
-            found.append(Choice(name=f"{PROMPT}{prompt.name}", method=newest.technique, note="hard prompt"))
+    for prompt in Prompt.objects.for_team(team).prefetch_related("versions", "aliases__version")[:MAX_NAMES]:
+        found += _choices_of_prompt(prompt)
     return found
+
+
+def _choices_of_prompt(prompt: Prompt) -> list[Choice]:
+    """Its aliases, and its newest version by number where an alias is set, by bare name where none is."""
+    aliases = list(prompt.aliases.all())
+    named = [(str(alias), alias.version, f"hard prompt, now version {alias.version.number}") for alias in aliases]
+    newest = max(prompt.versions.all(), key=lambda v: v.number, default=None)
+    if newest is not None:
+        name = str(newest) if aliases else prompt.name
+        named.append((name, newest, f"hard prompt, newest version {newest.number}" if aliases else "hard prompt"))
+    return [
+        Choice(name=PROMPT + name, method=version.technique, note=note, unserved=why_prompt_unserved(version))
+        for name, version, note in named
+    ]

@@ -115,18 +115,34 @@ def request_for(
     collection_id: int | None = None,
     **extra: Any,
 ) -> GenerateRequest:
-    """The engine's request. Raises SpecError.
+    """The engine's request. Raises SpecError. A prompt's own collection is searched when the caller names none.
 
-    Classifiers are asked greedily. They and answers from a collection carry no repetition penalty: it counts the
-    prompt's tokens too, so it would punish the very words that a label or a source is to be copied in.
+    Classifiers are asked greedily, and texts that vote at the prompt's own temperature. Classifiers and answers from a
+    collection carry no repetition penalty: it counts the prompt's tokens too, so it would punish the very words that a
+    label or a source is to be copied in.
     """
     check_served(target)
-    if target.frame.picks_label:
+    frame = target.frame
+    collection_id = collection_id if collection_id is not None else frame.collection_id
+    if frame.picks_label:
         sampling = replace(sampling, temperature=0.0)
-    if target.frame.picks_label or collection_id is not None:
+    if frame.n_samples > 1:
+        sampling = replace(sampling, temperature=frame.sample_temperature)
+    if frame.picks_label or collection_id is not None:
         sampling = replace(sampling, repetition_penalty=1.0)
+    folded = target.fold(messages)
+    asked: dict[str, Any] = {"messages": folded}
+    if frame.nearest is not None:
+        asked = {
+            "messages": [dict(m) for m in messages],
+            "nearest": {**asdict(frame.nearest), "frame": frame.as_dict()},
+        }
     return GenerateRequest(
-        team_id=team_id, base=target.base, artifact=target.artifact, label=target.label,
-        messages=target.fold(messages), collection_id=collection_id, deadline_s=DEADLINE_S,
-        **sampling.as_dict(), **extra,
+        team_id=team_id, base=target.base, artifact=target.artifact, label=target.label, collection_id=collection_id,
+        query=_typed(messages) if target.version else "", rule=dict(frame.rule), n_samples=frame.n_samples,
+        deadline_s=DEADLINE_S, **asked, **sampling.as_dict(), **extra,
     )  # fmt: skip
+
+
+def _typed(messages: Sequence[Mapping[str, str]]) -> str:
+    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")

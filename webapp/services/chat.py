@@ -111,7 +111,9 @@ def ask(
 
 
 def _answer_row(question: Message, target: Target, collection: Collection | None, sampling: Sampling) -> Message:
-    asked = {"name": target.asked, "collection": collection.pk if collection else None, "sampling": sampling.as_dict()}
+    searched = collection.pk if collection else target.frame.collection_id
+    chosen = collection.pk if collection else None
+    asked = {"name": target.asked, "collection": searched, "chosen": chosen, "sampling": sampling.as_dict()}
     return Message.objects.create(
         team=question.team, created_by=question.created_by, conversation=question.conversation, turn=question.turn,
         role=Message.Role.ASSISTANT, target=target.name, method=target.method, state=Message.State.QUEUED,
@@ -156,7 +158,8 @@ def answer_regenerate(*, message: Message) -> Message:
     asked = message.info.get("asked", {})
     target = resolve(team=message.team, name=asked.get("name") or message.target)
     sampling = sampling_from(asked.get("sampling") or {})
-    collection = Collection.objects.for_team(message.team).filter(pk=asked.get("collection")).first()
+    chosen = asked.get("chosen", asked.get("collection"))
+    collection = Collection.objects.for_team(message.team).filter(pk=chosen).first()
     with transaction.atomic():
         rows = Message.objects.filter(pk=message.pk, is_superseded=False)
         if not is_overdue(message):

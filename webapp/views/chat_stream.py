@@ -154,7 +154,7 @@ async def _watch_batch(waiting: list[Message], queue: asyncio.Queue[Item]) -> No
         await asyncio.sleep(BATCH_S)
         with suppress(ColdframeError):
             for engine in await stream.aengines():
-                if any(row.get("id") in ours for row in engine.get("rows", [])):
+                if any(str(row.get("id")).partition(":")[0] in ours for row in engine.get("rows", [])):
                     await queue.put((0, "", {"event": "batch", **_batch_of(engine, ours, team_id)}))
 
 
@@ -163,7 +163,8 @@ def _batch_of(engine: dict[str, Any], ours: dict[str, int], team_id: int) -> dic
         figures = {key: row.get(key) for key in ("position", "capacity", "prefix_tokens", "state")}
         if row.get("team_id") != team_id:
             return {**figures, "label": "another team", "mine": None}
-        return {**figures, "label": row.get("label") or "plain model", "mine": ours.get(str(row.get("id")))}
+        request_id = str(row.get("id")).partition(":")[0]  # a text of several that vote: id:n
+        return {**figures, "label": row.get("label") or "plain model", "mine": ours.get(request_id)}
 
     return {
         "engine": engine.get("id"), "step": engine.get("step"), "step_ms": engine.get("step_ms"),

@@ -31,6 +31,10 @@ class Column {
     this.data.tokens = this.n;
   }
 
+  chain(event) {
+    if (this.count) this.count.textContent = `${event.done} of ${event.of} texts written`;
+  }
+
   sources(list) {
     this.text.known = new Set(list.map((s) => s.n));
     this.data.sources = list;
@@ -62,6 +66,7 @@ export function joinTurn(turn, { refresh, showFigures, showEvidenceOf }) {
   on("sources", (event, column) => { if (column) { column.sources(event.sources); changed(column); showEvidenceOf([column.data]); } });
   on("start", (event, column) => { if (column) { Object.assign(column.data, event, { m: undefined }); changed(column); } });
   on("token", (event, column) => { if (column) { column.token(event); addToken(turn, column.data, event); changed(column); } });
+  on("chain", (event, column) => column?.chain(event));
   on("batch", (event) => addBatch(turn, event));
   on("lost", (event, column) => column?.waiting(0));
   on("cut", () => { close(); location.reload(); });

@@ -1,0 +1,166 @@
+"""Examples for prompts out of a data set version's training rows, and rows to try a prompt on. Reads only.
+
+Guarantees: an example never comes from validation or test, and no training row whose question also stands there is
+used, so that a prompt's measurement stays clean. The pool holds at most 20,000 rows, drawn by a fixed seed from the
+first 200,000, so that a million rows cost seconds and little memory; `find_leaks` compares with every held-out row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ml.errors import SpecError
+from webapp import storage
+from webapp.models import DatasetVersion, Team
+from webapp.services.prompting import FIELD_NAME, QUESTION
+
+POOL = 20_000
+READ = 200_000
+HELD_OUT = ("validation", "test")
+_POOLS_KEPT = 2
+_pools: dict[str, list[Example]] = {}
+_lock = threading.Lock()
+_COLUMN = re.compile(r"\{\{|\}\}|\{([^{}\n]{1,80})\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A row as an example: the question without the data set's own framing, and its answer."""
+
+    question: str
+    answer: str
+    row: int
+    """Its number in the file that was uploaded."""
+
+
+def _single(mapping: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """(text before, column, text after) where the mapping's prompt has one column, once; else None."""
+    prompt = mapping.get("prompt")
+    if mapping.get("format", "columns") != "columns" or not isinstance(prompt, str):
+        return None
+    marks = [match for match in _COLUMN.finditer(prompt) if match[1]]
+    if len(marks) != 1:
+        return None
+
+    def plain(text: str) -> str:
+        return text.replace("{{", "{").replace("}}", "}")
+
+    return plain(prompt[: marks[0].start()]).lstrip(), marks[0][1], plain(prompt[marks[0].end() :]).rstrip()
+
+
+def column_of(version: DatasetVersion) -> str:
+    """The one column that a stored row still has by itself; "" where there is none or it cannot be a placeholder."""
+    found = _single(version.mapping)
+    return found[1] if found and FIELD_NAME.fullmatch(found[1]) else ""
+
+
+def fields_of(version: DatasetVersion) -> list[str]:
+    """The placeholders that this data set's rows can fill."""
+    column = column_of(version)
+    return [QUESTION, column] if column and column != QUESTION else [QUESTION]
+
+
+def question_of(mapping: Mapping[str, Any], content: str) -> str:
+    """What a row asks: its one column's value where the mapping framed it, else the whole turn."""
+    found = _single(mapping)
+    if found is None:
+        return content
+    before, _, after = found
+    if len(content) >= len(before) + len(after) and content.startswith(before) and content.endswith(after):
+        return content[len(before) : len(content) - len(after) or None].strip() or content
+    return content
+
+
+def rows(version: DatasetVersion, split: str) -> Iterator[Example]:
+    with (storage.path_of(version.storage_key) / f"{split}.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            question = question_of(version.mapping, row["messages"][-1]["content"])
+            yield Example(question=question, answer=row["completion"], row=row["row"])
+
+
+def _print_of(text: str) -> bytes:
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=12).digest()
+
+
+def pool(version: DatasetVersion) -> list[Example]:
+    """The training rows that may be examples; the same list each time. The last few stay in memory."""
+    with _lock:
+        found = _pools.get(version.sha256)
+    if found is None:
+        found = _read_pool(version)
+        with _lock:
+            _pools[version.sha256] = found
+            while len(_pools) > _POOLS_KEPT:
+                _pools.pop(next(iter(_pools)))
+    return found
+
+
+def _read_pool(version: DatasetVersion) -> list[Example]:
+    held_out = {_print_of(example.question) for split in HELD_OUT for example in rows(version, split)}
+    draw = random.Random(0)  # noqa: S311 - a sample, no secret
+    kept: list[Example] = []
+    usable = (e for e in islice(rows(version, "train"), READ) if _print_of(e.question) not in held_out)
+    for place, example in enumerate(usable):
+        if place < POOL:
+            kept.append(example)
+        elif (at := draw.randrange(place + 1)) < POOL:
+            kept[at] = example
+    return kept
+
+
+def random_examples(version: DatasetVersion, *, k: int, seed: int) -> list[Example]:
+    """k rows in an order that the seed fixes. Raises SpecError when there are fewer."""
+    found = pool(version)
+    if len(found) < k:
+        raise SpecError(f"{version} has {len(found)} training rows that may be examples, {k} are wanted.",
+                        hint="Ask for fewer. Rows that also stand in validation or test are never used.",
+                        field="k")  # fmt: skip
+    return random.Random(seed).sample(found, k)  # noqa: S311
+
+
+def one_a_label(version: DatasetVersion, *, seed: int) -> list[Example]:
+    """A row for each label, in an order that the seed fixes. Raises SpecError for data without labels."""
+    if not version.labels:
+        raise SpecError(f"{version} has no labels.", hint="Draw at random.", field="dataset")
+    draw = random.Random(seed)  # noqa: S311
+    by_label: dict[str, list[Example]] = {}
+    for example in pool(version):
+        by_label.setdefault(example.answer, []).append(example)
+    chosen = [draw.choice(found) for _, found in sorted(by_label.items())]
+    draw.shuffle(chosen)
+    return chosen
+
+
+def find_leaks(version: DatasetVersion, questions: Sequence[str]) -> list[tuple[int, str, int]]:
+    """(place in `questions` from 1, split, row) of each question that is a held-out row's."""
+    places: dict[bytes, int] = {_print_of(question): place for place, question in enumerate(questions, start=1)}
+    found = []
+    for split in reversed(HELD_OUT):
+        for example in rows(version, split):
+            if place := places.pop(_print_of(example.question), 0):
+                found.append((place, split, example.row))
+        if not places:
+            break
+    return sorted(found)
+
+
+def try_rows(version: DatasetVersion, *, n: int = 3, seed: int = 0) -> list[Example]:
+    """n rows of validation that the seed fixes; of train where there is no validation."""
+    split = "validation" if version.splits.get("validation") else "train"
+    found = list(islice(rows(version, split), 2000))
+    return random.Random(seed).sample(found, min(n, len(found)))  # noqa: S311
+
+
+def versions_for_prompts(team: Team) -> list[DatasetVersion]:
+    """What the editor offers: every version of the data sets in use, newest first."""
+    found = DatasetVersion.objects.for_team(team).filter(dataset__is_archived=False).select_related("dataset")
+    return list(found.order_by("dataset__name", "-number")[:300])
