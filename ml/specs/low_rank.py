@@ -68,6 +68,6 @@ IA3 = Method(
     form="scale",
     families=EVERY_FAMILY,
     merges=True,
-    defaults={"learning_rate": 1e-2, "weight_decay": 0.0},
+    defaults={"learning_rate": 5e-2, "weight_decay": 0.0},
     fields=(),
 )

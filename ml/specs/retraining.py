@@ -48,7 +48,7 @@ OUTPUT_LAYERS = Method(
     storage="weights",
     families=EVERY_FAMILY,
     merges=True,
-    defaults={"learning_rate": 1e-3, "weight_decay": 0.0},
+    defaults={"learning_rate": 3e-3, "weight_decay": 0.0},
     fields=(_CACHE,),
 )
 
@@ -65,7 +65,7 @@ LAST_K = Method(
     storage="weights",
     families=EVERY_FAMILY,
     merges=True,
-    defaults={"learning_rate": 3e-4, "weight_decay": 0.0},
+    defaults={"learning_rate": 1e-3, "weight_decay": 0.0},
     fields=(
         Field(name="k", label="Layers to train", kind="int", default=2, low=1, high=1000,
               help="Counted from the output; no more than the model has."),
@@ -87,6 +87,6 @@ FULL = Method(
     storage="weights",
     families=EVERY_FAMILY,
     merges=True,
-    defaults={"learning_rate": 5e-5, "weight_decay": 0.0},
+    defaults={"learning_rate": 1e-4, "weight_decay": 0.0},
     fields=(),
 )

@@ -21,7 +21,7 @@ PROMPT_TUNING = Method(
     arxiv="2104.08691",
     form="prefix_kv",
     families=EVERY_FAMILY,
-    defaults={"learning_rate": 3e-2, "weight_decay": 0.0},
+    defaults={"learning_rate": 1e-1, "weight_decay": 0.0},
     fields=(
         _n_virtual_tokens(20, "How many trained vectors stand in front of the input. 20 is the paper's robust choice."),
         Field(name="init", label="Start from", kind="choice", default="vocabulary",
