@@ -17,10 +17,12 @@ from ml.data.chat import Example
 from ml.evaluate.scoring import MOST_LOGITS, n_rows_at_once, score_labels
 from ml.forward import base_of, completion_nll, has_dropout, n_common, run, share
 from ml.heads import width_of
-from ml.seq2seq import encode, target_nll
+from ml.seq2seq import encode, target_nll, write_greedy
 
 EVAL_ROWS = 16
 """Rows at once in an evaluation (ml/objectives)."""
+_WRITTEN = 16
+"""Tokens written in a simulated evaluation: what the cache grows by after that is little beside the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,9 @@ def evaluate(model: Any, kind: str, rows: Rows, n: int) -> None:
         target_nll(model, encode(model, rows.sources(n), pad_id=0).each(len(answers)), answers * n)
     else:
         _nll(model, kind, rows, n)
+    if kind == "encoder_decoder" and not rows.label_tokens:
+        encoded = encode(model, rows.sources(n), pad_id=0)
+        write_greedy(model, encoded, max_tokens=min(_WRITTEN, rows.n_targets), stop=set(), check=lambda: None)
 
 
 def _evaluate_decoder(model: Any, rows: Rows, n: int) -> None:
