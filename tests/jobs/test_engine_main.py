@@ -283,6 +283,19 @@ def test_tokens_are_counted_as_a_service(serving: Engines):
     assert reply["tokens"] > 5 and reply["limit"] == 512
 
 
+def test_texts_that_vote_end_as_one_answer(serving: Engines):
+    request = request_of(n_samples=3, temperature=1.0, max_tokens=8, seed=3, rule={"kind": "last_line"})
+    stream.submit([request])
+    events = answer_of(request)
+    done = events[-1]
+    assert done["event"] == "done" and done["usage"]["completion_tokens"] > 8
+    assert sum(vote["n"] for vote in done["votes"]) <= 3 and done["answer"] == done["votes"][0]["answer"]
+    assert [event["done"] for event in events if event["event"] == "chain"] == [1, 2, 3]
+    again = request_of(n_samples=3, temperature=1.0, max_tokens=8, seed=3, rule={"kind": "last_line"})
+    stream.submit([again])
+    assert answer_of(again)[-1]["votes"] == done["votes"]
+
+
 def test_a_memory_plan_is_made_beside_the_other_services(serving: Engines):
     given = {"method": "lora", "base": "tiny-llama", "dataset": "d", "dataset_sha256": "s", "max_length": 64}
     reply = stream.call_service("plan", {"spec": given}, timeout_s=60)

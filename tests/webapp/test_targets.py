@@ -8,7 +8,7 @@ import pytest
 
 from ml.errors import NotFoundError, SpecError
 from ml.specs import why_not_served
-from webapp.models import Adapter, AdapterVersion, Alias, DatasetVersion, Prompt, PromptVersion, Team
+from webapp.models import Adapter, AdapterVersion, Alias, DatasetVersion, Prompt, PromptAlias, PromptVersion, Team
 from webapp.selectors.targets import choices, names_of_team, resolve
 from webapp.services.asking import Sampling, request_for
 from webapp.services.teams import token_create
@@ -112,6 +112,21 @@ def test_a_prompt_folds_system_examples_and_template_around_the_question(team):
         {"role": "assistant", "content": "Check the fuse."},
         {"role": "user", "content": "Ticket: {question} {0}"},
     ]
+
+
+def test_a_prompt_is_called_by_its_bare_name_unless_an_adapter_has_it(team):
+    prompt = Prompt.objects.create(team=team, name="triage")
+    first = PromptVersion.objects.create(team=team, prompt=prompt, number=1)
+    PromptVersion.objects.create(team=team, prompt=prompt, number=2)
+    PromptAlias.objects.create(team=team, prompt=prompt, name="production", version=first)
+    names = ["triage", "triage@production", "triage@2", "prompt:triage@production"]
+    resolved = ["prompt:triage@1", "prompt:triage@1", "prompt:triage@2", "prompt:triage@1"]
+    assert [resolve(team=team, name=name).name for name in names] == resolved
+    assert [choice.name for choice in choices(team)] == ["base", "prompt:triage@production", "prompt:triage@2"]
+    adapter_of(team, "triage", 1)
+    assert resolve(team=team, name="triage").name == "triage@1"
+    with pytest.raises(NotFoundError):
+        resolve(team=team, name="triage@2")
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from webapp.models import AdapterVersion, PromptVersion
-from webapp.services.prompting import LABELS, SLOT, Frame, Nearest, placeholders, worked
+from webapp.services.prompting import LABELS, SLOT, Nearest, placeholders, worked
+from webapp.services.prompting import Frame as Frame
 
 _OWN_SLOT = "\x00"
 """Cannot be typed: the templates of data sets may hold any text."""

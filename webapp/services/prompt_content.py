@@ -128,7 +128,7 @@ def _answering(technique: str, kind: Any, marker: Any, n_samples: Any, temperatu
     if technique != Technique.CHAIN_OF_THOUGHT:
         return {"rule": {}, "n_samples": 1, "sample_temperature": 0.7}
     rule = rule_check(kind or "", marker, labels)
-    n = _whole(n_samples or 1, "The number of votes", "n_samples", 1, MAX_SAMPLES)
+    n = _whole(1 if n_samples in (None, "") else n_samples, "The number of votes", "n_samples", 1, MAX_SAMPLES)
     try:
         heat = float(temperature if temperature not in (None, "") else 0.7)
     except (TypeError, ValueError):

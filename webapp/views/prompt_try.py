@@ -123,9 +123,8 @@ async def events(request: HttpRequest, ticket: str) -> HttpResponse | StreamingH
         given = {}
     if given.get("team") != request.team.pk:
         raise NotFoundError("There is no such trial.", hint="Start it again.")
-    response = StreamingHttpResponse(
-        _stream(Guard(request, level="member"), given["ids"], given["wanted"]), content_type="text/event-stream"
-    )
+    answers = Answers(Guard(request, level="member"), given["ids"], given["wanted"])
+    response = StreamingHttpResponse(answers, content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-cache, no-transform"
     response.headers["X-Accel-Buffering"] = "no"
     return response
@@ -158,24 +157,33 @@ async def _pump(place: int, request_id: str, wanted: str, queue: asyncio.Queue[t
         await queue.put(("failed", {"i": place, "message": error.message}))
 
 
-async def _stream(guard: Guard, ids: list[str], wanted: list[str]) -> AsyncIterator[str]:
-    queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(maxsize=500)
-    pairs = zip(ids, wanted, strict=True)
-    tasks = [asyncio.create_task(_pump(i, request_id, want, queue)) for i, (request_id, want) in enumerate(pairs)]
-    still_open = set(range(len(ids)))
-    try:
-        while still_open and await guard.holds():
-            try:
-                name, data = await asyncio.wait_for(queue.get(), BEAT_S)
-            except TimeoutError:
-                yield ": beat\n\n"
-                continue
-            if name in ("done", "failed"):
-                still_open.discard(data["i"])
-            yield f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
-        yield "event: over\ndata: {}\n\n"
-    finally:
-        for task in tasks:
-            task.cancel()
-        for place in still_open:
-            await stream.acancel(ids[place])
+class Answers:
+    """The body of a trial's stream. Django calls `close` when the reader has left: what is still written is stopped."""
+
+    def __init__(self, guard: Guard, ids: list[str], wanted: list[str]) -> None:
+        self._guard, self._ids, self._wanted = guard, ids, wanted
+        self._open = set(range(len(ids)))
+
+    def close(self) -> None:
+        for place in self._open:
+            stream.cancel(self._ids[place])
+        self._open = set()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(maxsize=500)
+        pairs = enumerate(zip(self._ids, self._wanted, strict=True))
+        tasks = [asyncio.create_task(_pump(place, *pair, queue)) for place, pair in pairs]
+        try:
+            while self._open and await self._guard.holds():
+                try:
+                    name, data = await asyncio.wait_for(queue.get(), BEAT_S)
+                except TimeoutError:
+                    yield ": beat\n\n"
+                    continue
+                if name in ("done", "failed"):
+                    self._open.discard(data["i"])
+                yield f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+            yield "event: over\ndata: {}\n\n"
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -19,6 +19,7 @@ from webapp.policy import policy
 from webapp.selectors import prompts as selectors
 from webapp.selectors.adapters import alias_verdict
 from webapp.selectors.diffs import side_by_side
+from webapp.selectors.evaluations import figures_of
 from webapp.selectors.metrics import measure
 from webapp.selectors.targets import why_prompt_unserved
 from webapp.services import prompts as services
@@ -121,7 +122,7 @@ def _page(request: HttpRequest, prompt: Prompt, version: PromptVersion, **extra:
         "sent": selectors.messages_for(version, selectors.sample_for(version)), "sample": selectors.sample_for(version),
         "facts": selectors.facts_of(version), "aliases": aliases.get(version.pk, []), "production": production,
         "target": selectors.call_name(version), "chat_target": f"prompt:{version}",
-        "unserved": why_prompt_unserved(version),
+        "gone": why_prompt_unserved(version), "evaluations": figures_of(version),
         "alias_form": AliasForm(versions=rows, initial=_first_move(rows, production)),
         "api_url": request.build_absolute_uri("/v1"), "may_write": request.principal.may("member"), **extra,
     }  # fmt: skip
