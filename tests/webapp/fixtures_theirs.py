@@ -17,6 +17,7 @@ from webapp.models import (
     DatasetVersion,
     Document,
     DocumentVersion,
+    DraftRow,
     Membership,
     Message,
     Prompt,
@@ -66,5 +67,9 @@ def one_of_everything(team: Team, user: Any) -> None:
     Message.objects.create(
         **mine, conversation=conversation, turn=1, role=Message.Role.ASSISTANT, request_id=UUID, target="base",
         state=Message.State.DONE, content="secret",
+    )  # fmt: skip
+    DraftRow.objects.create(
+        **mine, kind="good", origin={"conversation": ID, "message": ID, "target": "base"}, answer="secret",
+        messages=[{"role": "user", "content": "secret"}], question_digest="q" * 16, digest="d" * 16,
     )  # fmt: skip
     assert upload.pk == ID

@@ -4,13 +4,14 @@ from webapp.models.adapters import Adapter, AdapterVersion, Alias, BaseModel
 from webapp.models.chat import Citation, Conversation, Feedback, Message
 from webapp.models.collections import Chunk, Collection, Document, DocumentVersion
 from webapp.models.datasets import Dataset, DatasetVersion, Upload
+from webapp.models.drafts import DraftRow, DraftUse
 from webapp.models.prompts import Prompt, PromptAlias, PromptVersion
 from webapp.models.runs import Outbox, Run, RunEvent, RunMetric
 from webapp.models.teams import ROLE_RANK, ApiToken, AuditEvent, Installation, Membership, Role, Team
 
 __all__ = [
     "ROLE_RANK", "Adapter", "AdapterVersion", "Alias", "ApiToken", "AuditEvent", "BaseModel", "Chunk", "Citation",
-    "Collection", "Conversation", "Dataset", "DatasetVersion", "Document", "DocumentVersion", "Feedback",
-    "Installation", "Membership", "Message", "Outbox", "Prompt", "PromptAlias", "PromptVersion", "Role", "Run",
-    "RunEvent", "RunMetric", "Team", "Upload",
+    "Collection", "Conversation", "Dataset", "DatasetVersion", "Document", "DocumentVersion", "DraftRow", "DraftUse",
+    "Feedback", "Installation", "Membership", "Message", "Outbox", "Prompt", "PromptAlias", "PromptVersion", "Role",
+    "Run", "RunEvent", "RunMetric", "Team", "Upload",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 
 from webapp import storage
 from webapp.models import DatasetVersion
+from webapp.selectors.drafts import origins_of
 
 SPLITS = ("train", "validation", "test")
 PAGE_SIZE = 25
@@ -60,26 +61,31 @@ def rows_page(version: DatasetVersion, *, split: str = "", query: str = "", page
         rows = (row for row in rows if _matches(row, wanted))
     first = (max(1, page) - 1) * PAGE_SIZE
     found = list(islice(rows, first, first + PAGE_SIZE + 1))
+    origins = origins_of(version, [row["row"] for row in found])
     n_shared = common_beginning([row["messages"][-1]["content"] for row in found[:PAGE_SIZE]])
     lead = "… " if n_shared else ""
     shown = [
         {
             "row": row["row"], "split": row["split"], "completion": row["completion"][:MAX_SHOWN],
             "text": lead + row["messages"][-1]["content"][n_shared : n_shared + MAX_SHOWN],
-            "n_turns": len(row["messages"]),
+            "n_turns": len(row["messages"]), "origin": origins.get(row["row"]),
         }
         for row in found[:PAGE_SIZE]
     ]  # fmt: skip
     return {
         "rows": shown, "split": split, "query": query, "page": max(1, page), "first": first + 1,
         "last": first + len(shown), "has_more": len(found) > PAGE_SIZE,
+        "has_origins": bool(origins),
         "shared": found[0]["messages"][-1]["content"][:n_shared].strip() if n_shared else "",
     }  # fmt: skip
 
 
 def as_jsonl(version: DatasetVersion) -> Iterator[str]:
+    """A row a line, with its split and, for rows from chat, where it came from."""
+    origins = origins_of(version)
     for row in rows_of(version):
-        yield json.dumps(row, ensure_ascii=False) + "\n"
+        origin = origins.get(row["row"])
+        yield json.dumps({**row, "origin": origin} if origin else row, ensure_ascii=False) + "\n"
 
 
 def neutral_cell(text: str) -> str:

@@ -23,6 +23,7 @@ from webapp.selectors.chat import OPEN, history_for, is_overdue
 from webapp.selectors.targets import BASE, Target, resolve
 from webapp.services.answers import answer_failed, answer_finished, answer_started, answers_expire
 from webapp.services.asking import Sampling, check_served, clean_text, request_for, sampling_from
+from webapp.services.drafts import draft_collect, draft_forget
 
 __all__ = [
     "answer_failed", "answer_finished", "answer_regenerate", "answer_started", "answer_stop", "answers_expire", "ask",
@@ -50,6 +51,7 @@ def conversation_delete(*, conversation: Conversation) -> None:
     """Its running answers are stopped as well as that can be told to an engine now."""
     for message in conversation.messages.filter(state__in=OPEN):
         _cancel_quietly(message)
+    draft_forget(conversation=conversation)
     conversation.delete()
 
 
@@ -174,11 +176,13 @@ def answer_regenerate(*, message: Message) -> Message:
     return answer
 
 
+@transaction.atomic
 def feedback_give(*, message: Message, user: Any, is_good: bool, correction: str = "") -> Feedback:
-    """One judgement a person; a second one replaces the first."""
+    """One judgement a person; a second one replaces the first. What it teaches joins the team's draft."""
     correction = clean_text(correction, field="correction", limit=MAX_QUESTION).strip()
     feedback, _ = Feedback.objects.update_or_create(
         message=message, created_by=user,
         defaults={"team": message.team, "is_good": is_good, "correction": "" if is_good else correction},
     )  # fmt: skip
+    draft_collect(feedback=feedback)
     return feedback

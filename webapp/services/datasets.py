@@ -24,6 +24,7 @@ from webapp import storage
 from webapp.models import Dataset, DatasetVersion, Run, Team, Upload
 from webapp.names import name_check
 from webapp.reading import read_in_child
+from webapp.services.draft_versions import draft_stored
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
 
@@ -67,6 +68,7 @@ def version_publish(*, run: Run, out: Path) -> DatasetVersion:
         team=run.team, user=run.created_by, name=run.spec["dataset"], out=Path(out), run=run, upload=upload,
         filename=run.spec.get("filename", ""),
     )  # fmt: skip
+    draft_stored(run=run, version=version)
     Run.objects.filter(pk=run.pk).update(
         result={**run.result, "dataset_version": version.pk, "name": str(version), "is_new": version.run_id == run.pk}
     )

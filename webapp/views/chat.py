@@ -55,6 +55,7 @@ def _page(request: HttpRequest, conversation: Conversation | None, **extra: Any)
         "conversation": conversation,
         "days": selectors.days_of(rows[: selectors.MAX_LISTED]),
         "n_corrections": selectors.n_corrections(team=request.team, user=request.user),
+        "may_write": request.principal.may("member"),
         "turns": turns,
         "chips": [{"target": chip, "glyph": glyph_of(chip.method)} for chip in chips],
         "choices": [

@@ -15,8 +15,9 @@ from webapp.models import DatasetVersion
 from webapp.policy import policy
 from webapp.selectors import dataset_rows as row_selectors
 from webapp.selectors import datasets as selectors
+from webapp.selectors.drafts import n_kept
 from webapp.services.datasets import dataset_archive, dataset_describe
-from webapp.views import dataset_diffs, uploads
+from webapp.views import dataset_diffs, drafts, uploads
 
 SORTABLE = {"name": "name", "stored": "stored_at", "versions": "n_versions"}
 EXPORTS = {
@@ -37,6 +38,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "cards": cards,
         "figures": selectors.figures_of(request.team, cards),
         "uploads": selectors.open_uploads(request.team)[:5],
+        "n_draft": n_kept(request.team),
         "with_archived": with_archived,
         "may_write": request.principal.may("member"),
     }
@@ -121,6 +123,7 @@ urlpatterns = [
     path("", index, name="index"),
     *uploads.urlpatterns,
     *dataset_diffs.urlpatterns,
+    *drafts.urlpatterns,
     path("<int:pk>/", detail, name="detail"),
     path("<int:pk>/<int:number>/rows/", rows, name="rows"),
     path("<int:pk>/<int:number>/rows.jsonl", download, {"kind": "jsonl"}, name="download"),
