@@ -61,9 +61,9 @@ STUDIES = (
     Study(
         name="e2e_nlg",
         task="generation",
-        steps=40,
+        steps=30,
         batch_size=8,
-        n_test=40,
+        n_test=30,
         headline="bleu",
         shown=("chrf", "rouge_l", "loss", "perplexity"),
         published="GPT-2 M (355M): full 68.2, adapter 66.3–68.9, last two layers 68.1, prefix-tuning 69.7, LoRA 70.4; "
