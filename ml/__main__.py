@@ -51,6 +51,13 @@ EXIT_CODES: tuple[tuple[type[ColdframeError], int], ...] = (
     (StorageError, 74),
 )
 UNEXPECTED = 70
+_USAGE = """usage: python -m ml VERB …   (each has --help)
+
+{verbs}
+
+Progress is one JSON object a line on standard output; the log goes to standard error. Exit codes: 0 done · 64 spec or
+arguments refused · 65 data or adapter refused · 69 base model or service missing · 70 unexpected · 71 out of memory ·
+72 loss NaN, infinite or flat · 74 disk full · 75 stopped after a checkpoint: run the same command again."""
 
 logger = logging.getLogger("ml")
 
@@ -73,7 +80,7 @@ def main(argv: list[str] | None = None, emit: Emitter | None = None) -> int:
     if not words or words[0] not in VERBS:
         table = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
         asked = bool(words) and words[0] in ("-h", "--help")
-        print(f"usage: python -m ml VERB …\n\n{table}", file=sys.stdout if asked else sys.stderr)
+        print(_USAGE.format(verbs=table), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 64
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve the engine on a shared machine

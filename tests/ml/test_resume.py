@@ -13,6 +13,7 @@ import pytest
 from ml import checkpoint
 from ml.artifact import artifact_id
 from ml.errors import SpecError
+from tests.ml.conftest import save_tiny_llama
 from tests.ml.running import Recorder, tiny_spec, tiny_trainer, train_until, train_whole
 
 
@@ -103,3 +104,14 @@ def test_a_work_folder_of_another_spec_is_refused(tiny_llama_dir: Path, tiny_dat
     train_whole(tiny_spec(steps=2), **paths)
     with pytest.raises(SpecError, match="belongs to another run: its spec"):
         tiny_trainer(tiny_spec(steps=4), **paths).run()
+
+
+def test_a_checkpoint_of_another_base_model_is_refused(
+    tiny_llama_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    """The name is the same, the weights are not."""
+    spec, paths = tiny_spec(steps=2), {"dataset": tiny_dataset_dir, "workdir": tmp_path / "run"}
+    train_whole(spec, **paths, model=tiny_llama_dir)
+    other = save_tiny_llama(tmp_path / "models" / "tiny-llama", seed=5)
+    with pytest.raises(SpecError, match="belongs to another run: its base fingerprint"):
+        tiny_trainer(spec, **paths, model=other).run()

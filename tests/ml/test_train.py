@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -195,3 +197,18 @@ def test_virtual_tokens_take_positions_from_the_row(tiny_llama_dir: Path) -> Non
     config.max_position_embeddings = 500
     with pytest.raises(SpecError, match="500 virtual tokens leave no room"):
         usable_length(crowded, config)
+
+
+def test_a_base_without_chat_template_and_pad_token_trains(
+    tiny_llama_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_llama_dir, tmp_path / "tiny-llama")
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    path = model / "tokenizer_config.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in about.items() if k not in ("pad_token", "chat_template")}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    trainer = tiny_trainer(tiny_spec(steps=2), model=model, dataset=tiny_dataset_dir, workdir=tmp_path / "run")
+    assert trainer.backbone.tokenizer.chat_template is None
+    assert "### Assistant:" in trainer.backbone.tokenizer.decode(trainer.items[0].ids)
+    assert trainer.run() is not None
