@@ -1,8 +1,8 @@
 """`python -m ml validate SPEC.json --workdir DIR`: read an upload once, whole.
 
 A spec of kind `validate` makes a data set version in DIR/out; kind `inspect` writes the first look at a file to
-DIR/inspection.json; kind `diff` compares two versions (`old`, `new`: folders) in DIR/diff.json. Bad data exits 65 and
-lists the rows.
+DIR/inspection.json; kind `diff` compares two versions (`old`, `new`: folders) in DIR/diff.json; kind `fetch` brings one
+file of a data set repository of a hub to DIR/fetched. Bad data exits 65 and lists the rows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from ml.data.sniff import sniff
 from ml.data.version import Recipe, build_version
 from ml.errors import DataError, SpecError
 
-KINDS = ("validate", "inspect", "diff")
+NEEDED = {"validate": ("source_path",), "inspect": ("source_path",), "diff": ("old", "new"), "fetch": ("repo",)}
+"""What a spec of each kind cannot do without."""
 EVERY_S = 0.5
+MAX_FETCHED_BYTES = 200 * 1024 * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +37,9 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     spec = read_spec(args.spec)
     args.workdir.mkdir(parents=True, exist_ok=True)
-    if spec["kind"] == "diff":
-        out = args.workdir / "diff.json"
-        found = diff_versions(Path(spec["old"]), Path(spec["new"]))
-        out.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-        args.emit("finished", out=str(out), metrics={}, seconds=time.monotonic() - start)
+    if spec["kind"] in ("diff", "fetch"):
+        out, metrics = (_diff if spec["kind"] == "diff" else _fetch)(args, spec)
+        args.emit("finished", out=str(out), metrics=metrics, seconds=time.monotonic() - start)
         return 0
     path = Path(spec["source_path"])
     if not path.is_file():
@@ -60,15 +60,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _diff(args: argparse.Namespace, spec: Mapping[str, Any]) -> tuple[Path, dict[str, int]]:
+    out = args.workdir / "diff.json"
+    found = diff_versions(Path(spec["old"]), Path(spec["new"]))
+    out.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    return out, {}
+
+
+def _fetch(args: argparse.Namespace, spec: Mapping[str, Any]) -> tuple[Path, dict[str, int]]:
+    """The file, and beside it fetched.json with where it came from."""
+    from ml.data.hub import fetch
+
+    told = _progress(args.emit, 100, "% of the file fetched")
+    found = fetch(
+        spec["repo"], args.workdir / "fetched", file=str(spec.get("file") or ""),
+        revision=str(spec.get("revision") or ""), max_bytes=int(spec.get("max_bytes") or MAX_FETCHED_BYTES),
+        progress=lambda n, of: told(100 * n // max(1, of)),
+    )  # fmt: skip
+    about = {"repo": found.repo, "file": found.file, "commit": found.commit, "bytes": found.n_bytes}
+    (args.workdir / "fetched.json").write_text(json.dumps(about), encoding="utf-8")
+    return found.path, {"n_bytes": found.n_bytes}
+
+
 def read_spec(path: Path) -> dict[str, Any]:
     """The spec file. Raises SpecError naming what is missing."""
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpecError(f"The spec {path} cannot be read: {error}.") from error
-    if not isinstance(spec, dict) or spec.get("kind") not in KINDS:
-        raise SpecError(f"The spec's kind must be one of {', '.join(KINDS)}.", field="kind")
-    for name in ("old", "new") if spec["kind"] == "diff" else ("source_path",):
+    if not isinstance(spec, dict) or spec.get("kind") not in NEEDED:
+        raise SpecError(f"The spec's kind must be one of {', '.join(NEEDED)}.", field="kind")
+    for name in NEEDED[spec["kind"]]:
         if not isinstance(spec.get(name), str):
             raise SpecError(f"The spec needs {name} as text, got {spec.get(name)!r}.", field=name)
     return spec
@@ -96,7 +118,7 @@ def _count_tokens(args: argparse.Namespace, spec: Mapping[str, Any], out: Path) 
     path.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
 
-def _progress(emit: Callable[..., None], size_bytes: int) -> Callable[[int], None]:
+def _progress(emit: Callable[..., None], size_bytes: int, words: str = "% of the file read") -> Callable[[int], None]:
     """Tells how much of the file has been read, at most twice a second."""
     last = 0.0
 
@@ -106,6 +128,6 @@ def _progress(emit: Callable[..., None], size_bytes: int) -> Callable[[int], Non
         if now - last >= EVERY_S:
             last = now
             share = min(99, int(100 * position / max(1, size_bytes)))
-            emit("progress", done=share, total=100, text=f"{share} % of the file read")
+            emit("progress", done=share, total=100, text=f"{share} {words}")
 
     return progress

@@ -1,4 +1,4 @@
-"""A folder on a model hub: the only place in `ml` that talks to a network, and only when somebody asks for it.
+"""A folder on a model hub. With ml/data/hub.py the only place in `ml` that talks to a network, and only when asked.
 
 Guarantees: the token is read from HF_TOKEN, sent to the hub alone and written nowhere; a repository that is made is
 private unless said otherwise; the hub's errors become ours. HF_ENDPOINT names another hub than huggingface.co.
