@@ -23,7 +23,7 @@ from ml.plan.shapes import Shapes, backward
 from ml.plan.steps import EVAL_ROWS, Rows, evaluate, evaluated_rows, train_loss
 from ml.specs import METHODS, TrainSpec
 
-_START, _LOSS, _OPTIMIZER, _EVALUATION = "start", "loss", "optimizer", "evaluation"
+_START, _LOSS, _OPTIMIZER = "start", "loss", "optimizer"
 _SMALLEST_IN_8_BITS, _SCALED_TOGETHER = 4096, 256
 PARTS = ("weights", "trainables", "gradients", "optimizer", "held")
 
@@ -92,7 +92,7 @@ class _Measured:
         found: dict[str, float] = {f"at:{k}": v + states for k, v in self.tracker.marks.items() if k != _OPTIMIZER}
         found |= {f"at:{_OPTIMIZER}": self.tracker.marks[_OPTIMIZER]}
         if self.setting.spec.eval_rows:
-            found[f"at:{_EVALUATION}"] = self._evaluate() + states
+            found |= {f"at:{name}": value + states for name, value in self._evaluate().items()}
         parts = (self.weights, self.static - self.weights, gradients, states, held)
         return found | dict(zip(PARTS, map(float, parts), strict=True))
 
@@ -167,17 +167,16 @@ class _Measured:
         hooks = [layer.register_forward_pre_hook(entered(name)) for name, layer in places]
         return hooks + [layer.register_forward_hook(left(name)) for name, layer in places]
 
-    def _evaluate(self) -> int:
-        setting = self.setting
-        n, n_chosen = evaluated_rows(
-            self.model, self.kind, setting.rows, min(EVAL_ROWS, 2 * setting.spec.micro_batch_size)
-        )
+    def _evaluate(self) -> dict[str, int]:
+        """The highest point of each part of an evaluation."""
+        setting, before = self.setting, set(self.tracker.marks)
+        most = min(EVAL_ROWS, 2 * setting.spec.micro_batch_size)
+        n, n_chosen = evaluated_rows(self.model, self.kind, setting.rows, most)
         self.model.eval()
-        self.tracker.mark(_EVALUATION)
         with self.tracker, self._shapes(n_chosen):
-            evaluate(self.model, self.kind, setting.rows, n)
+            evaluate(self.model, self.kind, setting.rows, n, self.tracker.mark)
         self.tracker.mark("end")
-        return self.tracker.marks[_EVALUATION]
+        return {name: value for name, value in self.tracker.marks.items() if name not in before and name != "end"}
 
 
 def _state_bytes(optimizer: str, n: int) -> int:

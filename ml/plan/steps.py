@@ -6,6 +6,7 @@ without content.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from ml.seq2seq import encode, target_nll, write_greedy
 
 EVAL_ROWS = 16
 """Rows at once in an evaluation (ml/objectives)."""
-_WRITTEN = 16
+_WRITTEN = 24
 """Tokens written in a simulated evaluation: what the cache grows by after that is little beside the rows."""
 
 
@@ -96,29 +97,43 @@ def _answers_at_once(model: Any, rows: Rows) -> int:
 
 
 @torch.no_grad()
-def evaluate(model: Any, kind: str, rows: Rows, n: int) -> None:
-    """One batch of `n` rows: every label scored, or the expected answer scored and the first token written."""
+def evaluate(model: Any, kind: str, rows: Rows, n: int, mark: Callable[[str], None]) -> None:
+    """One batch of `n` rows: every label scored, or the expected answer scored and one written.
+
+    `mark` is called with the name of each part that begins: each grows by itself with the model's depth.
+    """
+    mark("scoring")
     if kind == "head":
         ids = torch.zeros(n, rows.longest, dtype=torch.long, device=model.device)
         model(model.features(ids, torch.ones_like(ids)))
     elif kind == "decoder":
-        _evaluate_decoder(model, rows, n)
-    elif kind == "encoder_decoder" and rows.label_tokens:
-        answers = [[0] * max(rows.label_tokens)] * max(1, _answers_at_once(model, rows) // n)
-        target_nll(model, encode(model, rows.sources(n), pad_id=0).each(len(answers)), answers * n)
+        _evaluate_decoder(model, rows, n, mark)
+    elif kind == "encoder_decoder":
+        _evaluate_encoder_decoder(model, rows, n, mark)
     else:
         _nll(model, kind, rows, n)
-    if kind == "encoder_decoder" and not rows.label_tokens:
-        encoded = encode(model, rows.sources(n), pad_id=0)
-        write_greedy(model, encoded, max_tokens=min(_WRITTEN, rows.n_targets), stop=set(), check=lambda: None)
 
 
-def _evaluate_decoder(model: Any, rows: Rows, n: int) -> None:
+def _evaluate_decoder(model: Any, rows: Rows, n: int, mark: Callable[[str], None]) -> None:
     examples = rows.examples(n)
     prompts = [e.ids[: e.n_prompt] for e in examples]
     if rows.label_tokens:
         score_labels(model, prompts, [[0] * length for length in rows.label_tokens])
         return
     completion_nll(model, examples)
+    mark("reading")
     ragged = share(model, prompts, n_common([prompt[:-1] for prompt in prompts]))
     run(model, ragged, keep=ragged.mask, use_cache=True)
+
+
+def _evaluate_encoder_decoder(model: Any, rows: Rows, n: int, mark: Callable[[str], None]) -> None:
+    encoded = encode(model, rows.sources(n), pad_id=0)
+    mark("answering")
+    if rows.label_tokens:
+        answers = [[0] * max(rows.label_tokens)] * max(1, _answers_at_once(model, rows) // n)
+        target_nll(model, encoded.each(len(answers)), answers * n)
+        return
+    target_nll(model, encoded, [[0] * rows.n_targets] * n)
+    mark("writing")
+    most = min(_WRITTEN, rows.n_targets * 3 // 2)
+    write_greedy(model, encoded, max_tokens=most, stop=set(), check=lambda: None)
