@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs one part of Coldframe in the foreground, for systemd, containers, or a machine of its own. All configuration comes
-# from the environment (deploy/coldframe.env.example). Usage: deploy/part.sh prepare|web|engine|worker-gpu|worker-cpu|reconciler|models
+# from the environment (deploy/coldframe.env.example). Usage: deploy/part.sh prepare|web|engine|worker-gpu|worker-cpu|worker-eval|reconciler|models
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${COLDFRAME_PYTHON:-.venv/bin/python}
@@ -19,6 +19,7 @@ case "${1:-}" in
   engine) exec "$python" manage.py engine ;;
   worker-gpu) exec "$python" -m celery -A jobs.celery worker -Q gpu -c 1 -n gpu@%h --loglevel INFO ;;
   worker-cpu) light; exec "$python" -m celery -A jobs.celery worker -Q cpu -c "${CPU_WORKERS:-1}" -n cpu@%h --loglevel INFO ;;
+  worker-eval) light; exec "$python" -m celery -A jobs.celery worker -Q eval -c "${EVAL_WORKERS:-1}" -n eval@%h --loglevel INFO ;;
   reconciler) light; exec "$python" manage.py reconcile ;;
   models) exec "$python" -m jobs.starter --into "${COLDFRAME_VAR:-var}/models" ;;
   *) sed -n '4p' "$0" >&2; exit 64 ;;

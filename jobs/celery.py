@@ -1,9 +1,9 @@
-"""The Celery application: two queues, two tasks, and what each worker tells about itself.
+"""The Celery application: three queues, three tasks, and what each worker tells about itself.
 
-`celery -A jobs.celery worker -Q gpu|cpu`. Messages are doorbells only: the lease in the database is what gives a run to
-a worker, so `gpu` messages are acknowledged at once and no visibility timeout ever repeats a day-long run. A worker
-that is told to stop passes SIGTERM on to its running task, which lets the trainer write a checkpoint. Every worker
-keeps `cf:worker:<queue>` alive in Redis for /healthz.
+`celery -A jobs.celery worker -Q gpu|cpu|eval`. Messages are doorbells only: the lease in the database is what gives a
+run to a worker, so `gpu` and `eval` messages are acknowledged at once and no visibility timeout ever repeats a
+day-long run. A worker that is told to stop passes SIGTERM on to its running task, which lets the trainer write a
+checkpoint. Every worker keeps `cf:worker:<queue>` alive in Redis for /healthz.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INSPECT_LIMIT_S = 270
 
 app = Celery("coldframe", broker=redis_url())
 app.conf.update(
-    task_queues=tuple(Queue(name, exchange=Exchange(name), routing_key=name) for name in ("gpu", "cpu")),
+    task_queues=tuple(Queue(name, exchange=Exchange(name), routing_key=name) for name in ("gpu", "cpu", "eval")),
     task_default_queue="cpu",
     accept_content=["json"],
     task_acks_late=False,
@@ -57,7 +57,7 @@ app.conf.update(
 
 @app.task(name="jobs.run")
 def run(run_id: int) -> str:
-    """Training and embedding: may take days; acknowledged at once."""
+    """Training, embedding and evaluation: may take days; acknowledged at once."""
     from jobs.supervise import supervise
 
     return supervise(run_id)

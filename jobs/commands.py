@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
-from jobs import exchange
+from jobs import evaluation, exchange
 from jobs.child import thread_count
 from ml.errors import ModelError
 from webapp.models import Run
@@ -38,6 +38,11 @@ def _child_spec(run: Run) -> dict[str, Any]:
     return spec
 
 
+def extra_env(run: Run) -> dict[str, str]:
+    """What the child of this run needs beside the common environment."""
+    return evaluation.extra_env() if run.kind == Run.Kind.EVALUATE else exchange.extra_env(run)
+
+
 def _check_model(name: str) -> None:
     folder = Path(settings.MODELS_DIR) / name
     if not (folder / "config.json").is_file():
@@ -55,6 +60,8 @@ def prepare(run: Run) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     if run.kind in (Run.Kind.IMPORT, Run.Kind.EXPORT):
         return exchange.command(run, folder)
+    if run.kind == Run.Kind.EVALUATE:
+        return evaluation.command(run, folder)
     spec = _child_spec(run)
     draft = folder / ".spec.json"
     draft.write_text(json.dumps(spec, ensure_ascii=False, indent=1), encoding="utf-8")

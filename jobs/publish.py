@@ -16,6 +16,7 @@ from typing import Any
 
 from django.db import transaction
 
+from jobs.evaluation import prepare_evaluation
 from jobs.exchange import prepare_export
 from ml.errors import ArtifactError, DataError
 from webapp.models import Run
@@ -27,6 +28,7 @@ PUBLISHERS = {
     "validate": ("webapp.services.datasets", "version_publish"),
     "import": ("webapp.services.exchange", "import_publish"),
     "export": ("webapp.services.exchange", "export_publish"),
+    "evaluate": ("webapp.services.evaluations", "evaluation_publish"),
 }
 FENCED = ("train", "import")
 """Kinds whose publishing service is given the claim's fencing number."""
@@ -111,4 +113,5 @@ PREPARERS: dict[str, Callable[[Run, Path], tuple[str, dict[str, Any]]]] = {
     "ingest": _prepare_documents,
     "import": _prepare_artifact,
     "export": prepare_export,
+    "evaluate": prepare_evaluation,
 }

@@ -28,9 +28,8 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
 from jobs.child import Child, child_env
-from jobs.commands import prepare, workdir_of
+from jobs.commands import extra_env, prepare, workdir_of
 from jobs.devices import Device, free_device
-from jobs.exchange import extra_env
 from jobs.notes import Notes
 from jobs.queue import QUEUE_OF
 from jobs.verdict import Ending, conclude

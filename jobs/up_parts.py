@@ -189,6 +189,7 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
             name="gpu", command=(*celery, "-Q", "gpu", "-n", "gpu@%h"), env=env, cwd=ROOT, after=(*needs, *models),
         ),
         Part(name="cpu", command=(*celery, "-Q", "cpu", "-n", "cpu@%h", *reused), env=light, cwd=ROOT, after=needs),
+        Part(name="eval", command=(*celery, "-Q", "eval", "-n", "eval@%h", *reused), env=light, cwd=ROOT, after=needs),
         Part(name="reconciler", command=(*manage, "reconcile"), env=light, cwd=ROOT, after=needs),
     ]  # fmt: skip
 

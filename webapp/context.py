@@ -25,6 +25,8 @@ NAV = (
     ("models:index", "Models", "models", True),
     ("teams:index", "Team", "team", False),
 )
+UNDER = {"evaluations": "studies"}
+"""Nouns without a place of their own in the navigation, and where they are found."""
 COUNTED = {"adapters": Adapter, "prompts": Prompt, "datasets": Dataset, "collections": Collection}
 
 
@@ -44,7 +46,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
     here = request.resolver_match.view_name if request.resolver_match else ""
     if team is None:
         return {"shell": None, "demo_login": here == "account_login" and has_demo_login()}
-    noun = here.split(":")[0]
+    noun = UNDER.get(here.split(":")[0], here.split(":")[0])
     counts = {name: model.objects.for_team(team).count() for name, model in COUNTED.items()}
     live = list(Run.objects.for_team(team).filter(state__in=Run.ACTIVE).order_by("-started_at")[:5])
     n_waiting = Run.objects.for_team(team).filter(state=Run.State.QUEUED).count()

@@ -7,7 +7,20 @@ from django.urls import include, path
 
 from webapp.api import urlpatterns as api_patterns
 from webapp.policy import policy
-from webapp.views import adapters, chat, collections, datasets, health, home, models, prompts, runs, studies, teams
+from webapp.views import (
+    adapters,
+    chat,
+    collections,
+    datasets,
+    evaluations,
+    health,
+    home,
+    models,
+    prompts,
+    runs,
+    studies,
+    teams,
+)
 
 handler400 = "webapp.views.errors.bad_request"
 handler403 = "webapp.views.errors.forbidden"
@@ -15,8 +28,8 @@ handler404 = "webapp.views.errors.not_found"
 handler500 = "webapp.views.errors.server_error"
 
 NOUNS = {
-    "adapters": adapters, "chat": chat, "collections": collections, "datasets": datasets, "models": models,
-    "prompts": prompts, "runs": runs, "studies": studies,
+    "adapters": adapters, "chat": chat, "collections": collections, "datasets": datasets,
+    "evaluations": evaluations, "models": models, "prompts": prompts, "runs": runs, "studies": studies,
 }  # fmt: skip
 
 urlpatterns = [

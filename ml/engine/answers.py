@@ -57,6 +57,7 @@ def ended(row: Row, reason: FinishReason) -> Done:
         first_step=row.first_step,
         last_step=row.last_step,
         first_token_ms=round((row.first_token - row.submitted) * 1000, 1) if row.first_token else 0.0,
+        slot_ms=round((now - row.entered) * 1000, 1) if row.entered else 0.0,
         scores=row.scores,
         n_scored=tuple(len(choice) for choice in row.request.choices) if row.scores else (),
         tokens_per_s=round((n_here - 1) / seconds, 2) if row.first_token and n_here > 1 and seconds > 0 else 0.0,

@@ -196,7 +196,7 @@ class Engine:
             if row.prefix_tokens:
                 self.runner.lora.idle()
                 self.runner.write_prefix(row.slot, self.prefixes.get(row.adapter))
-            row.position = row.prefix_tokens
+            row.position, row.entered = row.prefix_tokens, time.monotonic()
             self.runner.lora.set(row.slot, row.adapter.deltas if row.adapter else None)
         except Exception as error:
             self._fail_unexpected(row, error)

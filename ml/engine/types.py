@@ -91,6 +91,8 @@ class Done:
     last_step: int
     first_token_ms: float
     tokens_per_s: float
+    slot_ms: float = 0.0
+    """From entering a slot to the end, in company: what an answer takes once it is its turn."""
     scores: tuple[float, ...] = ()
     """Log probability of each of the request's choices."""
     n_scored: tuple[int, ...] = ()
@@ -129,6 +131,8 @@ class Row:
     """Of the request's choices, until they are all scored."""
     scores: tuple[float, ...] = ()
     submitted: float = field(default_factory=time.monotonic)
+    entered: float = 0.0
+    """When it got its slot."""
     first_token: float = 0.0
     first_step: int = 0
     last_step: int = 0

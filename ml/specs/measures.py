@@ -6,12 +6,14 @@ ml/evaluate/scorers.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ml.errors import SpecError
 
+_NUMBER = re.compile(r"[$€£]?\s?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)\s?[%€]?\.?")
 Needs = Literal["labels", "probabilities", "text", "numbers", "likelihood"]
 
 
@@ -90,3 +92,8 @@ def check_measures(names: Sequence[str], *, task: str, is_scored: bool, has_numb
             fitting = ", ".join(other for other, reason in reasons.items() if not reason)
             raise SpecError(reasons[name], hint=f"These fit: {fitting}.", field="metrics")
     return [name for name, reason in reasons.items() if not reason and (not names or name in names)]
+
+
+def has_number(text: str) -> bool:
+    """Whether an expected answer is a number, or ends in one after `####` as GSM8K's do."""
+    return bool(_NUMBER.fullmatch(text.rpartition("####")[2].strip()))

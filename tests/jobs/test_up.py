@@ -38,7 +38,7 @@ def parts(tmp_path: Path) -> Iterator[dict[str, Part]]:
 
 def test_every_process_of_the_design_is_started(parts: dict[str, Part]) -> None:
     assert set(parts) == {
-        "redis", "chroma", "prepare", "web", "engine", "models", "gpu", "cpu", "reconciler",
+        "redis", "chroma", "prepare", "web", "engine", "models", "gpu", "cpu", "eval", "reconciler",
     }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_no_part_listens_beyond_this_machine(parts: dict[str, Part]) -> None:
 
 
 def test_what_uses_the_database_starts_after_its_migrations(parts: dict[str, Part]) -> None:
-    for name in ("web", "gpu", "cpu", "reconciler"):
+    for name in ("web", "gpu", "cpu", "eval", "reconciler"):
         assert "prepare" in parts[name].after
 
 

@@ -18,6 +18,8 @@ from webapp.models import (
     Document,
     DocumentVersion,
     DraftRow,
+    Evaluation,
+    EvaluationComparison,
     Membership,
     Message,
     Prompt,
@@ -57,6 +59,14 @@ def one_of_everything(team: Team, user: Any) -> None:
     prompt_version = PromptVersion.objects.create(**mine, prompt=prompt, number=1)
     PromptAlias.objects.create(**mine, prompt=prompt, name="production", version=prompt_version)
     collection = Collection.objects.create(**mine, name="theirs")
+    measured = {"dataset_version": version, "split": "test", "n_rows": 1, "spec": {"metrics": ["accuracy"]}}
+    evaluation = Evaluation.objects.create(
+        **mine, subject="theirs@1", adapter_version=adapter_version, base_name="base", results="9" * 64, **measured
+    )
+    other = Evaluation.objects.create(
+        team=team, created_by=user, subject="base", base_name="base", results="8" * 64, **measured
+    )
+    EvaluationComparison.objects.create(team=team, created_by=user, a=evaluation, b=other, n_rows=1)
     document = Document.objects.create(**mine, collection=collection, title="theirs.md")
     document_version = DocumentVersion.objects.create(
         **mine, document=document, number=1, sha256="f" * 64, filename="theirs.md", size_bytes=4, text="text",

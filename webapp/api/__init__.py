@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
-from webapp.api import chat, embeddings, models, runs
+from webapp.api import chat, embeddings, evaluations, models, runs
 from webapp.api.errors import add_handlers
 from webapp.errors import request_id_of
 from webapp.policy import Level, policy
@@ -16,6 +16,7 @@ from webapp.policy import Level, policy
 LEVELS: dict[str, Level] = {
     "models": "viewer", "model": "viewer", "chat_completions": "viewer", "embeddings": "viewer", "api-root": "viewer",
     "run_create": "member", "run": "viewer",
+    "evaluation_create": "member", "evaluation": "viewer",
 }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ api = Api(
     },
 )  # fmt: skip
 add_handlers(api)
-for part in (models, chat, embeddings, runs):
+for part in (models, chat, embeddings, runs, evaluations):
     api.add_router("", part.router)
 
 urlpatterns = api.urls[0]

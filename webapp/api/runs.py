@@ -23,7 +23,7 @@ def _as_json(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _version_named(request: HttpRequest, name: Any) -> DatasetVersion:
+def version_named(request: HttpRequest, name: Any) -> DatasetVersion:
     """`support-intents@2` of this team. Raises NotFoundError."""
     dataset, _, number = str(name).rpartition("@")
     versions = DatasetVersion.objects.for_team(request.team).select_related("dataset")  # type: ignore[attr-defined]
@@ -39,7 +39,7 @@ def _version_named(request: HttpRequest, name: Any) -> DatasetVersion:
 def run_create(request: HttpRequest, body: Body[dict[str, Any]]) -> Any:
     """Keys: adapter, dataset (`name@number`), method, base, settings, and the technique's own under `options`."""
     given = dict(body)
-    version = _version_named(request, given.pop("dataset", ""))
+    version = version_named(request, given.pop("dataset", ""))
     adapter = given.pop("adapter", "")
     if not isinstance(adapter, str):
         raise SpecError(f"adapter must be text, got {adapter!r}.", field="adapter")

@@ -5,6 +5,7 @@ from webapp.models.chat import Citation, Conversation, Feedback, Message
 from webapp.models.collections import Chunk, Collection, Document, DocumentVersion
 from webapp.models.datasets import Dataset, DatasetVersion, Upload
 from webapp.models.drafts import DraftRow, DraftUse
+from webapp.models.evaluations import Evaluation, EvaluationComparison, EvaluationRow
 from webapp.models.prompts import Prompt, PromptAlias, PromptVersion
 from webapp.models.runs import Outbox, Run, RunEvent, RunMetric
 from webapp.models.teams import ROLE_RANK, ApiToken, AuditEvent, Installation, Membership, Role, Team
@@ -12,6 +13,6 @@ from webapp.models.teams import ROLE_RANK, ApiToken, AuditEvent, Installation, M
 __all__ = [
     "ROLE_RANK", "Adapter", "AdapterVersion", "Alias", "ApiToken", "AuditEvent", "BaseModel", "Chunk", "Citation",
     "Collection", "Conversation", "Dataset", "DatasetVersion", "Document", "DocumentVersion", "DraftRow", "DraftUse",
-    "Feedback", "Installation", "Membership", "Message", "Outbox", "Prompt", "PromptAlias", "PromptVersion", "Role",
-    "Run", "RunEvent", "RunMetric", "Team", "Upload",
+    "Evaluation", "EvaluationComparison", "EvaluationRow", "Feedback", "Installation", "Membership", "Message",
+    "Outbox", "Prompt", "PromptAlias", "PromptVersion", "Role", "Run", "RunEvent", "RunMetric", "Team", "Upload",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ class Run(TeamScoped):
         INGEST = "ingest", "Documents"
         IMPORT = "import", "Import"
         EXPORT = "export", "Export"
+        EVALUATE = "evaluate", "Evaluation"
 
     class State(models.TextChoices):
         QUEUED = "queued", "Waiting"

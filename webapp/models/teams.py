@@ -22,6 +22,8 @@ ROLE_RANK = {Role.VIEWER: 1, Role.MEMBER: 2, Role.ADMIN: 3}
 class Team(models.Model):
     slug = models.SlugField(unique=True, max_length=60)
     name = models.CharField(max_length=80)
+    prices = models.JSONField(default=dict, blank=True)
+    """What a million tokens cost this team: {"currency": "EUR", "tokens_in": 0.1, "tokens_out": 0.4}; {} is unset."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from django.db.models.functions import Cast, Coalesce
 
 from ml.errors import NotFoundError
 from webapp.models import Adapter, AdapterVersion, Alias, BaseModel, PromptVersion, Team
+from webapp.selectors.evaluation_pairs import Pair, newest_pair
 from webapp.selectors.metrics import Measure, measure
 
 
@@ -40,9 +41,13 @@ def _points(a: Measure, b: Measure) -> str:
 def alias_verdict(
     *, version: AdapterVersion | PromptVersion, incumbent: AdapterVersion | PromptVersion | None
 ) -> Verdict:
-    """Free only when the version's whole interval lies above the incumbent's, on the same data set version."""
+    """Free only when the version is better for certain on the same rows: by an evaluation of both where there is one,
+    else when its whole interval in its own run lies above the incumbent's, on the same data set version."""
     if incumbent is None:
         return Verdict(is_held_back=False, text="nothing holds this alias yet.")
+    pair = newest_pair(version, incumbent)
+    if pair is not None:
+        return _paired_verdict(pair, f"@{version.number}", f"@{incumbent.number}")
     new, old = measure(version.metrics), measure(incumbent.metrics)
     names = f"@{version.number}", f"@{incumbent.number}"
     if new is None:
@@ -59,6 +64,18 @@ def alias_verdict(
         return Verdict(is_held_back=True, text=f"{names[0]} is {_points(new, old)} below {names[1]}.")
     text = f"the intervals of {names[0]} and {names[1]} overlap: better was not shown."
     return Verdict(is_held_back=True, text=text)
+
+
+def _paired_verdict(pair: Pair, new: str, old: str) -> Verdict:
+    """By an evaluation of both on the same rows, which tells smaller differences than two separate intervals can."""
+    found = pair.differences[0]
+    where = f"on the same {pair.n_rows} {pair.left.split} rows of {pair.left.dataset_version}"
+    if found.difference is None or found.says == "tied":
+        return Verdict(is_held_back=True, text=f"{new} and {old} are tied {where}: better was not shown.")
+    amount = f"{abs(found.difference) * found.scale:.1f} points" if found.metric.is_share else "clearly"
+    if found.says == "left":
+        return Verdict(is_held_back=False, text=f"{new} is {amount} better than {old} {where}, for certain.")
+    return Verdict(is_held_back=True, text=f"{new} is {amount} worse than {old} {where}.")
 
 
 def library(*, team: Team) -> QuerySet[Adapter]:

@@ -18,12 +18,14 @@ from django.db import DatabaseError, connection
 from jobs import stream
 from ml.errors import ColdframeError
 
-ALIVE = {"worker_gpu": "cf:worker:gpu", "worker_cpu": "cf:worker:cpu", "reconciler": "cf:reconciler"}
+ALIVE = {"worker_gpu": "cf:worker:gpu", "worker_cpu": "cf:worker:cpu",
+         "worker_eval": "cf:worker:eval", "reconciler": "cf:reconciler"}  # fmt: skip
 """Keys that the processes keep alive; they fade some seconds after the last beat."""
 SETUP = "cf:setup"
 """Hash: how far the starter models are (jobs/starter.py)."""
 KEEP_ANSWER_S = 0.5
-PARTS = ("database", "redis", "vector_store", "engine", "worker_gpu", "worker_cpu", "reconciler", "models")
+PARTS = ("database", "redis", "vector_store", "engine", "worker_gpu", "worker_cpu", "worker_eval", "reconciler",
+         "models")  # fmt: skip
 Part = dict[str, Any]
 
 _lock = threading.Lock()

@@ -28,12 +28,14 @@ METRICS = {
     "accuracy": Metric(label="Accuracy", is_share=True, help="Rows whose label is right."),
     "macro_f1": Metric(label="Macro F1", is_share=True, help="F1 of each label, averaged: rare labels count as much."),
     "f1": Metric(label="F1", is_share=True, help="Harmonic mean of precision and recall."),
+    "numeric": Metric(label="Numeric answer", is_share=True, help="Answers whose last number is the expected one."),
     "token_f1": Metric(label="Token F1", is_share=True, help="Words in common with the expected answer."),
     "exact_match": Metric(label="Exact match", is_share=True, help="Answers that are the expected text itself."),
     "chrf": Metric(label="chrF", is_share=True, help="Character n-grams in common with the expected answer."),
     "rouge_l": Metric(label="ROUGE-L", is_share=True, help="Longest common run of words, in order."),
     "bleu": Metric(label="BLEU", is_share=True, help="Word n-grams in common with the expected answer."),
     "loss": Metric(label="Loss", is_share=False, help="Nats a token of the expected answer; lower is better."),
+    "ece": Metric(label="Calibration error", is_share=False, help="How far its sureness is off; lower is better."),
     "perplexity": Metric(label="Perplexity", is_share=False, help="e to the loss; lower is better."),
 }
 """By name, in the order in which they are shown."""

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from jobs.queue import QUEUE_OF
 from ml.specs import METHODS
-from webapp.models import AdapterVersion, Collection, DatasetVersion, Run, RunEvent, Team, Upload
+from webapp.models import AdapterVersion, Collection, DatasetVersion, Evaluation, Run, RunEvent, Team, Upload
 from webapp.selectors.metrics import HEADLINES, Measure, measure
 from webapp.selectors.run_outcome import is_long, metric_named
 
@@ -258,6 +258,10 @@ def related(run: Run) -> Related | None:
             return Related(url=reverse("datasets:detail", args=[made.dataset_id]), label=str(made))
         upload = Upload.objects.for_team(run.team).filter(pk=run.spec.get("upload")).first()
         return Related(url=reverse("datasets:upload", args=[upload.pk]), label=upload.filename) if upload else None
+    if run.kind == Run.Kind.EVALUATE:
+        evaluation = Evaluation.objects.for_team(run.team).filter(run=run).first()
+        url = reverse("evaluations:detail", args=[evaluation.pk]) if evaluation else ""
+        return Related(url=url, label=evaluation.name) if evaluation else None
     if run.kind == Run.Kind.EXPORT:
         version = AdapterVersion.objects.for_team(run.team).filter(pk=run.spec.get("version")).first()
         if version:

@@ -6,7 +6,8 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from webapp.selectors.metrics import Measure
+from webapp.selectors.evaluation_pairs import Difference
+from webapp.selectors.metrics import Measure, Metric
 
 register = template.Library()
 
@@ -47,3 +48,30 @@ def count(value: object) -> str:
 def short(digest: object) -> str:
     """The first eight characters of a hash."""
     return str(digest or "")[:8] or "–"
+
+
+@register.simple_tag
+def difference(found: Difference) -> SafeString | str:
+    """A difference with its interval, signed: points for shares, the metric's own unit otherwise."""
+    if found.difference is None:
+        return "–"
+    values = [None if x is None else found.scale * x for x in (found.difference, found.low, found.high)]
+    digits = 1 if found.metric.is_share else 3
+    text = [f"{x:+.{digits}f}".replace("-", "−") for x in values if x is not None]
+    if len(text) < 3:
+        return format_html('<span class="cf-iv"><b>{}</b></span>', text[0])
+    return format_html('<span class="cf-iv"><b>{}</b> <span>[{}, {}]</span></span>', *text)
+
+
+@register.simple_tag
+def metric_text(metric: Metric, value: float | None) -> str:
+    """A metric's value on its own scale."""
+    return "–" if value is None else metric.text(value)
+
+
+@register.filter
+def pvalue(value: object) -> str:
+    """`= 0.031`-like text without the sign: small ones as a bound."""
+    if not isinstance(value, (int, float)):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -22,6 +22,7 @@ from webapp.policy import policy
 from webapp.selectors import adapters as selectors
 from webapp.selectors import exchange as exchange_selectors
 from webapp.selectors.cards import Block, read_card
+from webapp.selectors.evaluations import figures_of
 from webapp.selectors.metrics import measure
 from webapp.selectors.targets import why_unserved
 from webapp.services import adapters as services
@@ -70,7 +71,7 @@ def _page(request: HttpRequest, adapter: Adapter, version: AdapterVersion | None
         "card": _card(version) if version else [], "api_url": request.build_absolute_uri("/v1"),
         "target": selectors.target_name(version) if version else "",
         "unserved": why_unserved(version) if version else "",
-        **_exchange(version),
+        **_exchange(version), "evaluations": figures_of(version) if version else [],
         "may_write": request.principal.may("member"), "may_retire": request.principal.may("admin"), **extra,
     }  # fmt: skip
     return render(request, "adapters/detail.html", context, status=422 if extra.get("error") else 200)
