@@ -25,6 +25,7 @@ from webapp.models import Dataset, DatasetVersion, Run, Team, Upload
 from webapp.names import name_check
 from webapp.reading import read_in_child
 from webapp.services.draft_versions import draft_stored
+from webapp.services.hub_files import FETCH, hub_fetch_over, hub_fetched
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
 
@@ -61,8 +62,14 @@ def version_submit(
 
 
 @transaction.atomic
-def version_publish(*, run: Run, out: Path) -> DatasetVersion:
-    """Registers what a validate run made; its folder is in the storage already or is put there now."""
+def version_publish(*, run: Run, out: Path) -> DatasetVersion | None:
+    """Registers what a validate run made; its folder is in the storage already or is put there now.
+
+    None for a run that only fetched a file: that becomes an upload.
+    """
+    if run.spec.get("kind") == FETCH:
+        hub_fetched(run=run, out=Path(out))
+        return None
     upload = Upload.objects.for_team(run.team).filter(pk=run.spec.get("upload")).first()
     version = _version_create(
         team=run.team, user=run.created_by, name=run.spec["dataset"], out=Path(out), run=run, upload=upload,
@@ -77,6 +84,9 @@ def version_publish(*, run: Run, out: Path) -> DatasetVersion:
 
 def version_run_over(*, run: Run) -> None:
     """A validate run ended without a version: the upload's page shows why and can be sent again."""
+    if run.spec.get("kind") == FETCH:
+        hub_fetch_over(run=run)
+        return
     Upload.objects.filter(pk=run.spec.get("upload"), team=run.team).update(error=run.error)
 
 

@@ -88,7 +88,8 @@ def uploads_ask_again() -> int:
     """For the reconciler: rings again for files that wait although the broker is there; gives up after a few times."""
     since = timezone.now() - timedelta(days=1)
     n_rung = 0
-    for upload in Upload.objects.filter(state=Upload.State.READING, created_at__gte=since)[:100]:
+    waiting = Upload.objects.filter(state=Upload.State.READING, created_at__gte=since, size_bytes__gt=0)
+    for upload in waiting[:100]:
         asked_at, n_asked = upload.preview.get("asked_at", 0), upload.preview.get("n_asked", 0)
         if not upload.error and time.time() - asked_at < ASK_AGAIN_AFTER_S:
             continue

@@ -20,6 +20,7 @@ from webapp.policy import policy
 from webapp.selectors import uploads as selectors
 from webapp.services import uploads as services
 from webapp.services.datasets import version_submit
+from webapp.services.hub_files import hub_fetch_submit
 
 
 def _new_page(request: HttpRequest, *, error: ColdframeError | None = None) -> HttpResponse:
@@ -27,6 +28,7 @@ def _new_page(request: HttpRequest, *, error: ColdframeError | None = None) -> H
         "error": error,
         "pasted": request.POST.get("pasted", ""),
         "limit_bytes": settings.MAX_UPLOAD_BYTES,
+        "hub": {name: request.POST.get(name, "") for name in ("repo", "file", "revision")},
     }
     return render(request, "datasets/new.html", context, status=error.status if error else 200)
 
@@ -75,6 +77,18 @@ def upload(request: HttpRequest) -> HttpResponse:
         )
     url = reverse("datasets:upload", args=[kept.pk])
     return JsonResponse({"url": url}) if is_script else redirect(url)
+
+
+@policy("member")
+@require_POST
+def hub(request: HttpRequest) -> HttpResponse:
+    """A file of a hub's repository: a run fetches it, and the upload's page waits for it."""
+    given = {name: request.POST.get(name, "") for name in ("repo", "file", "revision")}
+    try:
+        kept = hub_fetch_submit(team=request.team, user=request.user, **given)
+    except ColdframeError as error:
+        return _new_page(request, error=error)
+    return redirect("datasets:upload", kept.pk)
 
 
 def _page(
@@ -206,6 +220,7 @@ def version_create(request: HttpRequest, pk: int) -> HttpResponse:
 urlpatterns = [
     path("new/", new, name="new"),
     path("uploads/", upload, name="uploads"),
+    path("uploads/hub/", hub, name="hub"),
     path("uploads/<int:pk>/", upload_detail, name="upload"),
     path("uploads/<int:pk>/state/", upload_state, name="upload_state"),
     path("uploads/<int:pk>/map/", upload_map, name="upload_map"),
