@@ -6,16 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.template.loader import render_to_string
 from django.test import Client
 from django.urls import reverse
 
 from ml.errors import ColdframeError, SpecError
 from tests.webapp.prompt_data import stored
-from webapp.models import Adapter, AuditEvent, Collection, Prompt, PromptVersion, Team
+from webapp.models import Adapter, AuditEvent, Collection, Message, Prompt, PromptVersion, Team
 from webapp.selectors import prompts as selectors
+from webapp.selectors.chat_page import answer_view
 from webapp.selectors.diffs import side_by_side
 from webapp.selectors.targets import names_of_team, resolve
 from webapp.services.asking import Sampling, request_for
+from webapp.services.chat import conversation_create
 from webapp.services.prompt_content import MOST_EXAMPLES, content_check, template_check
 from webapp.services.prompts import alias_move, prompt_create, version_create
 
@@ -337,6 +340,7 @@ def test_a_chain_of_thought_is_asked_for_with_votes_and_its_worked_examples(team
     made = request_for(target=resolve(team=team, name="sums@1"), team_id=team.pk, sampling=Sampling(),
                        messages=[{"role": "user", "content": "2 + 2"}])  # fmt: skip
     assert (made.n_samples, made.temperature, made.rule) == (5, 0.9, {"kind": "after", "marker": "Answer:"})
+    assert made.repetition_penalty == 1.0
     assert made.messages[1]["content"] == "One and one.\nAnswer: 2"
 
 
@@ -369,3 +373,17 @@ def test_a_difference_tells_more_than_the_texts(team: Team, member: Any, version
     diff = side_by_side(selectors.as_text(version), selectors.as_text(second))
     added = ["".join(part.text for part in right.parts) for _, right in diff.rows if right.kind == "add"]
     assert "for the data set: support@1" in added and any("4 training rows nearest" in line for line in added)
+
+
+def test_chat_shows_the_answer_found_and_how_many_agree(team: Team, member: Any) -> None:
+    conversation = conversation_create(team=team, user=member)
+    votes = [{"answer": "4", "n": 3}, {"answer": "5", "n": 1}]
+    message = Message.objects.create(
+        team=team, conversation=conversation, turn=1, role="assistant", target="prompt:sums@1", content="so 4",
+        info={"answer": "4", "agreement": 0.6, "votes": votes},
+    )  # fmt: skip
+    page = render_to_string("chat/_answer.html", {"answer": answer_view(message), "conversation": conversation})
+    assert "Answer: <b>4</b>" in page and "3 of 5 agree; 1 for 5" in page
+    message.info = {"answer": None, "agreement": 0.0, "votes": []}
+    page = render_to_string("chat/_answer.html", {"answer": answer_view(message), "conversation": conversation})
+    assert "none found" in page

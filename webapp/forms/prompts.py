@@ -22,11 +22,13 @@ CONTENT = (
 
 
 def pairs_of(data: QueryDict) -> list[dict[str, str]]:
-    """The example fields of a post, in order; one more than there may be, so that too many are told."""
+    """The example fields of a post that hold anything, in order; one more than there may be, so that too many are
+    told."""
     columns = [data.getlist(f"example_{part}") for part in PARTS]
     n = max(map(len, columns), default=0)
     columns = [[*column, *[""] * (n - len(column))] for column in columns]
-    return [dict(zip(PARTS, values, strict=True)) for values in zip(*columns, strict=True)][: MOST_EXAMPLES + 1]
+    pairs = [dict(zip(PARTS, values, strict=True)) for values in zip(*columns, strict=True)]
+    return [pair for pair in pairs if any(text.strip() for text in pair.values())][: MOST_EXAMPLES + 1]
 
 
 def _text(**attributes: str) -> forms.TextInput:
@@ -72,7 +74,7 @@ class PromptForm(forms.Form):
                                 help_text="Above 1: so many texts in one batch, and their answers vote.")  # fmt: skip
     sample_temperature = forms.CharField(label="Their temperature", required=False, max_length=10, initial="0.7",
                                          widget=_text(inputmode="decimal"))  # fmt: skip
-    collection = forms.TypedChoiceField(label="Answer from a collection", required=False, coerce=int, empty_value=None,
+    collection = forms.TypedChoiceField(label="From a collection", required=False, coerce=int, empty_value=None,
                                         widget=forms.Select(attrs={"class": "form-select"}),
                                         help_text="Searched unless the caller names another.")  # fmt: skip
 

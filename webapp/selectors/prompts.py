@@ -36,7 +36,7 @@ TECHNIQUES = (
     Technique(name="zero_shot", label="Zero-shot", glyph="t-zero", summary="The instruction alone."),
     Technique(name="few_shot", label="Few-shot", glyph="t-few", summary="Question and answer pairs come first."),
     Technique(name="chain_of_thought", label="Chain of thought", glyph="t-cot",
-              summary="The model writes its steps, then the answer; several texts may vote."),
+              summary="Steps first, then the answer; several texts may vote."),
 )  # fmt: skip
 
 

@@ -117,9 +117,9 @@ def request_for(
 ) -> GenerateRequest:
     """The engine's request. Raises SpecError. A prompt's own collection is searched when the caller names none.
 
-    Classifiers are asked greedily, and texts that vote at the prompt's own temperature. Classifiers and answers from a
-    collection carry no repetition penalty: it counts the prompt's tokens too, so it would punish the very words that a
-    label or a source is to be copied in.
+    Classifiers are asked greedily, and texts that vote at the prompt's own temperature. Classifiers, answers from a
+    collection and those that a rule finds carry no repetition penalty: it counts the prompt's tokens too, so it would
+    punish the very labels, words and numbers that are to be copied.
     """
     check_served(target)
     frame = target.frame
@@ -128,7 +128,7 @@ def request_for(
         sampling = replace(sampling, temperature=0.0)
     if frame.n_samples > 1:
         sampling = replace(sampling, temperature=frame.sample_temperature)
-    if frame.picks_label or collection_id is not None:
+    if frame.picks_label or frame.rule or collection_id is not None:
         sampling = replace(sampling, repetition_penalty=1.0)
     folded = target.fold(messages)
     asked: dict[str, Any] = {"messages": folded}
