@@ -170,7 +170,7 @@ def main() -> None:
         folder = Path(name)
         prefixes, loras = make_adapters(folder, backbone)
         engine = Engine(backbone, artifact_folder=lambda sha: folder / sha, n_slots=args.rows, length=512)
-        engine.stop_ids = set()
+        engine.stop_ids.clear()
         speeds: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "generate")}
         for repetition in range(repetitions + 1):
             found = {

@@ -31,6 +31,8 @@ def done_data(
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
+    if not figures.get("labels"):
+        figures.pop("labels", None)
     empty = {"first_step": 0, "last_step": 0, "first_token_ms": 0.0, "tokens_per_s": 0.0}
     return {"finish_reason": finish_reason, "usage": usage, **empty, **figures}
 
@@ -201,6 +203,7 @@ class Answers:
             ticket.info = {
                 "prompt_tokens": event.prompt_tokens,
                 "prefix_tokens": event.prefix_tokens,
+                "cached_tokens": event.cached_tokens,
                 "dropped": ticket.info.get("dropped", 0),
                 "engine": self._engine_id,
             }

@@ -45,6 +45,8 @@ class EngineConfig:
     """Local folder of an artifact by its sha256; may fetch it."""
     n_slots: int = 16
     length: int = 1024
+    own_bytes: int = 4 << 30
+    """For adapters that change the model itself, each on a model of its own; all together."""
     threads: int = 0
     """Torch's threads; 0 means all cores."""
     redis_url: str = ""
@@ -99,7 +101,7 @@ class EngineProcess:
             **fields, "slots": shot.slots, "length": shot.length, "rows": shot.rows, "step": shot.step,
             "step_ms": engine.meter.step_ms, "tokens_per_s": engine.meter.tokens_per_s, "queue": shot.queue,
             "resident": [{"label": self._labels.get(r["artifact"], ""), **r} for r in engine.resident()],
-            "fingerprint": engine.backbone.fingerprint,
+            "fingerprint": engine.backbone.fingerprint, "shared_prefixes": shot.shared_prefixes,
         }  # fmt: skip
 
     def _load(self) -> Any:
@@ -122,7 +124,7 @@ class EngineProcess:
         backbone = load_backbone(folder, device=self._config.device, families=("decoder",))
         return Engine(
             backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
-            length=self._config.length,
+            length=self._config.length, own_bytes=self._config.own_bytes,
         )  # fmt: skip
 
     def _serve(self) -> None:
@@ -173,7 +175,7 @@ def config_from_settings() -> EngineConfig:
 
     return EngineConfig(
         base=settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
-        length=settings.ENGINE_LENGTH, threads=settings.ENGINE_THREADS,
+        length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
         artifact_folder=lambda sha: path_of(f"artifacts/{sha}"),
     )  # fmt: skip
 

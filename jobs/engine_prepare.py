@@ -41,9 +41,9 @@ def seed_of(request: GenerateRequest) -> int:
     return int.from_bytes(blake2b(request.id.encode(), digest_size=7).digest())
 
 
-def sampling_of(request: GenerateRequest) -> Sampling:
+def sampling_of(request: GenerateRequest, max_tokens: int) -> Sampling:
     return Sampling(
-        max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k,
+        max_tokens=max_tokens, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k,
         repetition_penalty=request.repetition_penalty, stop=tuple(request.stop), seed=seed_of(request),
         n_logprobs=request.n_logprobs,
     )  # fmt: skip
@@ -58,7 +58,8 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
             hint=f"Start an engine with BASE_MODEL={request.base}.",
             field="base",
         )
-    room = engine.scheduler.length - _prefix_tokens(request, engine) - request.max_tokens
+    n_prefix, longest = _reserved(request, engine)
+    room = engine.scheduler.length - n_prefix - longest
     tokenizer = backbone.tokenizer
     budget = room - len(prompt_ids(tokenizer, request.messages[-1:])) - _SOURCES_OVERHEAD
     found = retrieve(
@@ -74,7 +75,8 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
         messages, ids = shorter, prompt_ids(tokenizer, shorter)
     batched = Request(
         id=request.id, team_id=request.team_id, prompt_ids=tuple(ids), artifact=request.artifact,
-        label=request.label, sampling=sampling_of(request), emitted=tuple(ticket.emitted), deadline=ticket.deadline,
+        label=request.label, sampling=sampling_of(request, longest), emitted=tuple(ticket.emitted),
+        deadline=ticket.deadline,
         choices=tuple(tuple(completion_ids(tokenizer, text)) for text in request.choices or request.references),
         writes=not request.choices,
     )  # fmt: skip
@@ -95,10 +97,12 @@ def with_examples(request: GenerateRequest) -> GenerateRequest:
     return replace(request, messages=frame.fold(request.messages, pairs))
 
 
-def _prefix_tokens(request: GenerateRequest, engine: Engine) -> int:
+def _reserved(request: GenerateRequest, engine: Engine) -> tuple[int, int]:
+    """Tokens of the adapter's prefix and of the longest answer; a classifier head writes none."""
     if request.artifact is None:
-        return 0
-    return engine.adapters.fetch(request.artifact).result(timeout=_ADAPTER_WAIT_S).prefix_tokens
+        return 0, request.max_tokens
+    adapter = engine.adapters.fetch(request.artifact).result(timeout=_ADAPTER_WAIT_S)
+    return adapter.prefix_tokens, request.max_tokens if adapter.head is None else 1
 
 
 def without_oldest(messages: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -82,8 +82,8 @@ def save_delta(model: Any, folder: Path, base_name: str) -> None:
 def load_delta(backbone: Any, folder: Path) -> Any:
     """`backbone.model` with the tensors of `folder` on it, frozen and ready to answer.
 
-    The model itself is changed. Raises ArtifactError when the folder is damaged, of another format, or has a tensor
-    that the model has no place for.
+    The model itself is changed, but no tensor is written into: a model that shares some stays as it is. Raises
+    ArtifactError when the folder is damaged, of another format, or has a tensor that the model has no place for.
     """
     model = backbone.model
     about, tensors = _read(Path(folder))
@@ -103,11 +103,21 @@ def load_delta(backbone: Any, folder: Path) -> Any:
                 f"{WEIGHTS} has {name} of shape {list(tensor.shape)}; the model's is {there}.",
                 hint="Use it with the base model that it was trained on.",
             )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            places[name].copy_(tensor)
+    _replace(model, {places[name]: tensor for name, tensor in tensors.items()})
     model.requires_grad_(False)
     return model.eval()
+
+
+def _replace(model: Any, new: dict[nn.Parameter, torch.Tensor]) -> None:
+    """Puts new parameters in all places of old ones, whose tensors stay as they are: another model may share them."""
+    put = {
+        id(old): nn.Parameter(tensor.to(device=old.device, dtype=old.dtype), requires_grad=False)
+        for old, tensor in new.items()
+    }
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in put:
+                module._parameters[name] = put[id(parameter)]
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ml.specs import COMMON_FIELDS, METHODS, Field, Method, why_not_served
+from ml.specs import COMMON_FIELDS, METHODS, Field, Method, how_served, why_not_served
 
 Row = tuple[str, ...]
 
@@ -46,7 +46,8 @@ def techniques() -> str:
     return table(
         ("`method`", "base models", "data", "its own defaults", "answers in chat"),
         ((f"`{m.name}` ({m.label}, arXiv {m.arxiv})", ", ".join(f.replace("_", "-") for f in m.families),
-          ", ".join(m.tasks), _own(m), f"no: {why}" if (why := why_not_served(m.form)) else "on a decoder")
+          ", ".join(m.tasks), _own(m),
+          f"no: {why}" if (why := why_not_served(m.form)) else f"on a decoder; {how_served(m.form)}")
          for m in METHODS.values()),
     )  # fmt: skip
 

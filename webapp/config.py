@@ -43,6 +43,8 @@ class Config(BaseSettings):
     engine_slots: int = Field(default=32, ge=1, le=1024)
     engine_length: int = Field(default=2048, ge=64, le=1_048_576)
     """Tokens a row may hold: prefix, prompt and answer together."""
+    engine_own_mb: int = Field(default=4096, ge=0)
+    """Memory for adapters that need a model of their own (last layers, full, DoRA): changed weights and their rows."""
     engine_threads: int = Field(default=0, ge=0)
     """Torch threads of the engine; 0 means all cores."""
     run_lease_s: float = Field(default=60, ge=1)

@@ -26,6 +26,7 @@ STORAGE_URL = config.storage_url
 BASE_MODEL = config.base_model
 EMBEDDING_MODEL = config.embedding_model
 ENGINE_SLOTS, ENGINE_LENGTH, ENGINE_THREADS = config.engine_slots, config.engine_length, config.engine_threads
+ENGINE_OWN_BYTES = config.engine_own_mb * 1024 * 1024
 RUN_LEASE_S, RUN_NICE, RUN_MEMORY_BYTES = config.run_lease_s, config.run_nice, config.run_memory_mb * 1024 * 1024
 HF_TOKEN = config.hf_token
 MAX_UPLOAD_BYTES = config.max_upload_mb * 1024 * 1024

@@ -1,8 +1,9 @@
 """From an artifact's folder to something that rows can carry. Loaded on first use, kept while memory allows.
 
-Reads what plain peft writes: `adapter_config.json` and `adapter_model.safetensors`. Guarantees: a damaged artifact, one
-for another base model, one with values that are not finite, or one of a kind that the engine cannot serve beside others
-is refused by name, and only the rows that asked for it fail. Never reads pickle.
+Reads what plain peft writes, `adapter_config.json` and `adapter_model.safetensors`, and classifier heads (ml.heads). Of
+an adapter that changes the model itself only the manifest is checked here; ml.engine.own loads it. Guarantees: a
+damaged artifact, one for another base model, one with values that are not finite, or one of a kind that the engine
+cannot serve is refused by name, and only the rows that asked for it fail. Never reads pickle.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ml.artifact import artifact_id, verify
+from ml.artifact import FILES, artifact_id, verify
 from ml.backbone import Backbone
 from ml.engine.cache import heads_of
-from ml.engine.lora import Delta, Deltas, sizes_of
+from ml.engine.lora import Delta
+from ml.engine.scales import Scale
+from ml.engine.sites import Changes, sizes_of
 from ml.errors import ArtifactError
+from ml.heads import HeadModel, load_head
 from ml.specs import why_not_served
 
 _EMBEDDING_KINDS = ("PROMPT_TUNING", "P_TUNING")
@@ -39,12 +43,19 @@ class Adapter:
 
     artifact: str
     """sha256 of the manifest."""
-    form: Literal["prefix_kv", "lora_delta"]
+    form: Literal["prefix_kv", "lora_delta", "scale", "head", "own_backbone"]
     embeddings: Tensor | None = None
     """[p, width]: prompt tuning and P-tuning; the prefix is what the model makes of them."""
     prefix: Tensor | None = None
     """[layers, 2, kv heads, p, head width]: prefix-tuning; the keys are used as they are, without rotation."""
-    deltas: Deltas | None = None
+    changes: Changes | None = None
+    """What it does to layers: LoRA and IA3."""
+    head: HeadModel | None = None
+    """A classifier of the final states; such a row answers with a label."""
+    folder: Path | None = None
+    """Of an adapter that needs a model of its own."""
+    file_bytes: int = 0
+    """Size of that adapter's tensors on the disk."""
 
     @property
     def prefix_tokens(self) -> int:
@@ -54,8 +65,11 @@ class Adapter:
 
     @cached_property
     def n_bytes(self) -> int:
+        """In memory beside the model; an own model's bytes are counted where it is."""
         tensors = [t for t in (self.embeddings, self.prefix) if t is not None]
-        tensors += [t for delta in (self.deltas or {}).values() for t in (delta.a, delta.b)]
+        for change in (self.changes or {}).values():
+            tensors += [change.a, change.b] if isinstance(change, Delta) else [change.factors]
+        tensors += self.head.state_dict().values() if self.head is not None else []
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -81,6 +95,15 @@ def load_adapter(folder: Path, *, artifact: str, backbone: Backbone) -> Adapter:
             f"{backbone.name} ({backbone.fingerprint[:12]}).",
             hint="An adapter fits only the very weights that it was trained on. Train it for this base model.",
         )
+    if manifest.form == "own_backbone":
+        size = (folder / FILES[manifest.storage][1]).stat().st_size
+        return Adapter(artifact=artifact, form="own_backbone", folder=folder, file_bytes=size)
+    if manifest.form == "head":
+        return Adapter(artifact=artifact, form="head", head=_head(folder, backbone, artifact))
+    return _shared(folder, artifact, backbone)
+
+
+def _shared(folder: Path, artifact: str, backbone: Backbone) -> Adapter:
     config, tensors = _read(folder, artifact)
     kind = str(config.get("peft_type"))
     if kind in _EMBEDDING_KINDS:
@@ -88,14 +111,16 @@ def load_adapter(folder: Path, *, artifact: str, backbone: Backbone) -> Adapter:
     if kind == "PREFIX_TUNING":
         return Adapter(artifact=artifact, form="prefix_kv", prefix=_prefix(tensors, backbone, artifact))
     if kind == "LORA":
-        return Adapter(artifact=artifact, form="lora_delta", deltas=_deltas(config, tensors, backbone, artifact))
+        return Adapter(artifact=artifact, form="lora_delta", changes=_deltas(config, tensors, backbone, artifact))
+    if kind == "IA3":
+        return Adapter(artifact=artifact, form="scale", changes=_scales(tensors, backbone, artifact))
     raise _unserved(artifact, f"of kind {kind}")
 
 
 def _unserved(artifact: str, what: str) -> ArtifactError:
     return ArtifactError(
         f"Adapter {artifact[:12]} is {what}, which the engine cannot serve in one batch with others.",
-        hint="It serves prompt tuning, P-tuning, prefix-tuning and LoRA (without DoRA, biases or whole modules).",
+        hint="It serves prompt tuning, P-tuning, prefix-tuning, IA3 and LoRA (without DoRA, biases or whole modules).",
     )
 
 
@@ -109,13 +134,24 @@ def _read(folder: Path, artifact: str) -> tuple[dict[str, Any], dict[str, Tensor
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"Adapter {artifact[:12]} cannot be read: {error}.") from error
+    check_finite(tensors, artifact)
+    return config, tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], artifact: str) -> None:
+    """Raises ArtifactError naming the tensor with values that are none."""
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(
                 f"Adapter {artifact[:12]}: {name} holds NaN or infinite values.",
                 hint="Its training diverged. Train it again with a lower learning rate.",
             )
-    return config, tensors
+
+
+def _head(folder: Path, backbone: Backbone, artifact: str) -> HeadModel:
+    head = load_head(backbone, folder)
+    check_finite(head.state_dict(), artifact)
+    return head
 
 
 def _to(tensor: Tensor, backbone: Backbone) -> Tensor:
@@ -145,7 +181,7 @@ def _prefix(tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) ->
     return _to(prompt.view(-1, n_layers, 2, n_heads, width).permute(1, 2, 3, 0, 4), backbone)
 
 
-def _deltas(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) -> Deltas:
+def _deltas(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) -> Changes:
     for name in _UNSERVED_LORA:
         if config.get(name):
             raise _unserved(artifact, f"a LoRA with {name}")
@@ -158,15 +194,38 @@ def _deltas(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: 
     modules = dict(backbone.model.named_modules())
     deltas = {}
     for key in names:
-        name = key.removeprefix("base_model.model.")
-        sizes = sizes_of(modules[name]) if name in modules else None
+        name, sizes = _layer(key, modules, artifact)
         a, b = tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"]  # [r, I], [O, r]
-        if sizes is None:
-            raise ArtifactError(f"Adapter {artifact[:12]}: the base model has no linear layer {name}.")
         if (a.shape[1], b.shape[0], b.shape[1]) != (*sizes, a.shape[0]):
             raise _misfit(artifact, name, (tuple(a.shape), tuple(b.shape)), f"{sizes[0]} → {sizes[1]}")
         deltas[name] = Delta(_to(a, backbone), _to(b.float().t() * _scaling(config, name, a.shape[0]), backbone))
     return deltas
+
+
+def _scales(tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) -> Changes:
+    """PEFT keeps a feed-forward layer's scales, which are for its inputs, as [1, I] and those of outputs as [O, 1]."""
+    modules = dict(backbone.model.named_modules())
+    scales = {}
+    for key, factors in tensors.items():
+        if not key.endswith(".ia3_l"):
+            raise _unserved(artifact, f"an IA3 with {key}")
+        name, (n_in, n_out) = _layer(key.removesuffix(".ia3_l"), modules, artifact)
+        if tuple(factors.shape) not in ((1, n_in), (n_out, 1)):
+            raise _misfit(artifact, name, tuple(factors.shape), f"(1, {n_in}) or ({n_out}, 1)")
+        is_inputs = factors.shape[0] == 1
+        scales[name] = Scale(_to(factors.flatten(), backbone), "inputs" if is_inputs else "outputs")
+    if not scales:
+        raise _unserved(artifact, "an IA3 without weights")
+    return scales
+
+
+def _layer(key: str, modules: Mapping[str, Any], artifact: str) -> tuple[str, tuple[int, int]]:
+    """The name of the linear layer that a saved tensor belongs to, and its (inputs, outputs)."""
+    name = key.removeprefix("base_model.model.")
+    sizes = sizes_of(modules[name]) if name in modules else None
+    if sizes is None:
+        raise ArtifactError(f"Adapter {artifact[:12]}: the base model has no linear layer {name}.")
+    return name, sizes
 
 
 def _scaling(config: Mapping[str, Any], name: str, rank: int) -> float:

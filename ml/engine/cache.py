@@ -146,6 +146,10 @@ class SlotCache:
             layer.keys[slot, :, :n] = keys
             layer.values[slot, :, :n] = values
 
+    def read_prefix(self, slot: int, n: int) -> Tensor:
+        """A copy of a slot's first n columns, as `write_prefix` takes it."""
+        return torch.stack([torch.stack([layer.keys[slot, :, :n], layer.values[slot, :, :n]]) for layer in self.layers])
+
     def copy(self, copy: Copy, n_columns: int) -> None:
         """Moves a row's first `n_columns` to another slot, or swaps two rows."""
         for layer in self.layers:

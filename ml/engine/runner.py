@@ -8,6 +8,7 @@ and refuses an architecture for which they differ, so that an unknown family can
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,9 +16,19 @@ from torch import Tensor
 from ml.backbone import Backbone
 from ml.engine.cache import SlotCache
 from ml.engine.choices import Tree
-from ml.engine.lora import LoraBank
+from ml.engine.sites import SiteBank
 from ml.engine.slots import Copy
 from ml.errors import ModelError
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one forward gave."""
+
+    states: Tensor
+    """[R, Q, D]: the final states of every token that was read."""
+    logits: Tensor | None
+    """[R, V] after each row's last token, when they were wanted."""
 
 
 class Runner:
@@ -30,21 +41,21 @@ class Runner:
         self.cache = SlotCache(
             config, n_slots=n_slots, length=self.length, dtype=self.model.dtype, device=self.model.device
         )
-        self.lora = LoraBank(self.model, n_slots)
+        self.sites = SiteBank(self.model, n_slots)
         self._head = self.model.get_output_embeddings()
         self._check_logits()
 
     @torch.inference_mode()
     def forward(
         self, first: int, ids: Sequence[Sequence[int]], positions: Sequence[int], *, wants_logits: bool = True
-    ) -> Tensor | None:
-        """Reads ids[r] into slot first + r from column positions[r] on; returns logits [R, V] after each row's last."""
+    ) -> Pass:
+        """Reads ids[r] into slot first + r from column positions[r] on."""
         n_new = [len(row) for row in ids]
         longest = max(n_new)
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], dtype=torch.long)
         position_ids, mask = self.cache.begin(first, positions, n_new)
-        self.lora.use(first, len(ids))
-        hidden = self.model.base_model(
+        self.sites.use(first, len(ids))
+        states = self.model.base_model(
             input_ids=padded.to(self.model.device),
             position_ids=position_ids,
             attention_mask=mask,
@@ -52,12 +63,12 @@ class Runner:
             use_cache=True,
         ).last_hidden_state  # [R, Q, D]
         if not wants_logits:
-            return None
+            return Pass(states, None)
+        hidden = states
         if longest > 1:
             last = torch.tensor(n_new, device=hidden.device) - 1
             hidden = hidden[torch.arange(len(ids), device=hidden.device), last][:, None]  # [R, 1, D]
-        logits: Tensor = self._head(hidden)[:, 0].float()
-        return logits
+        return Pass(states, self._head(hidden)[:, 0].float())
 
     @torch.inference_mode()
     def score(self, first: int, trees: Sequence[Tree], positions: Sequence[int]) -> list[list[float]]:
@@ -66,7 +77,7 @@ class Runner:
         longest = max(len(tree.ids) for tree in trees)
         padded = torch.tensor([[*tree.ids, *[0] * (longest - len(tree.ids))] for tree in trees], dtype=torch.long)
         position_ids, mask = self.cache.begin_trees(first, positions, [tree.parents for tree in trees])
-        self.lora.use(first, len(trees))
+        self.sites.use(first, len(trees))
         hidden = self.model.base_model(
             input_ids=padded.to(self.model.device),
             position_ids=position_ids,
@@ -84,9 +95,13 @@ class Runner:
     def write_prefix(self, slot: int, prefix: Tensor) -> None:
         self.cache.write_prefix(slot, prefix)
 
+    def read_prefix(self, slot: int, n_columns: int) -> Tensor:
+        """A copy of a slot's first columns: [layers, 2, H, n, D]."""
+        return self.cache.read_prefix(slot, n_columns)
+
     def move(self, copy: Copy, n_columns: int) -> None:
         self.cache.copy(copy, n_columns)
-        self.lora.copy(copy)
+        self.sites.copy(copy)
 
     def clear(self, slot: int, n_columns: int) -> None:
         """After a row that may have left values behind that are not finite: 0 x NaN would reach the slot's next row."""
@@ -97,7 +112,7 @@ class Runner:
         ids = list(range(1, 8))
         expected = self.model(input_ids=torch.tensor([ids], device=self.model.device), use_cache=False).logits[0, -1]
         self.forward(0, [ids[:4]], [0], wants_logits=False)
-        got = self.forward(0, [ids[4:]], [4])
+        got = self.forward(0, [ids[4:]], [4]).logits
         self.cache.fill(0, 0.0)
         scale = float(expected.float().abs().max()) + 1
         error = float("inf") if got is None else float((got[0] - expected.float()).abs().max()) / scale

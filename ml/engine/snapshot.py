@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ml.engine.types import Row
+
 if TYPE_CHECKING:
     from ml.engine.engine import Engine
 
@@ -44,43 +46,54 @@ class Meter:
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     slots: int
+    """Of all batches."""
     length: int
     step: int
     queue: int
-    """Rows that wait for a slot or for their adapter."""
+    """Rows that wait for a slot, for their adapter or for a model of their own."""
     rows: list[dict[str, Any]]
-    """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens."""
+    """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens. Those of form
+    own_backbone have slots of a model of their own."""
+    shared_prefixes: dict[str, int]
+    """Since the start: rows that were looked at, hits among them, tokens that these did not read; bytes kept now."""
 
 
 def resident_of(engine: Engine) -> list[dict[str, Any]]:
-    """Adapters in memory, with their computed prefixes: artifact, form, bytes. Any thread."""
-    return [
-        {"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes + engine.prefixes.bytes_of(a)}
+    """Adapters in memory, with their computed prefixes, and models of their own: artifact, form, bytes. Any thread."""
+    own = engine.own.resident()
+    shared = [
+        {"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes + engine.prefixes.store.bytes_of(a)}
         for a in engine.adapters.resident()
+        if a.folder is None
     ]
+    return [*shared, *own]
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "id": row.request.id,
+        "label": row.request.label,
+        "team_id": row.request.team_id,
+        "form": row.form,
+        "position": row.position,
+        "prefix_tokens": row.prefix_tokens,
+        "capacity": row.capacity,
+        "state": row.state,
+        "slot": row.slot,
+        "n_tokens": len(row.answer),
+    }
 
 
 def take_snapshot(engine: Engine) -> Snapshot:
-    scheduler = engine.scheduler
-    rows = [
-        {
-            "id": row.request.id,
-            "label": row.request.label,
-            "team_id": row.request.team_id,
-            "form": row.form,
-            "position": row.position,
-            "prefix_tokens": row.prefix_tokens,
-            "capacity": row.capacity,
-            "state": row.state,
-            "slot": row.slot,
-            "n_tokens": len(row.answer),
-        }
-        for row in scheduler.live
-    ]
+    main, own, prefixes = engine.scheduler, engine.own, engine.prefixes
+    seen = prefixes.beginnings
     return Snapshot(
-        slots=scheduler.table.n_slots,
-        length=scheduler.length,
+        slots=sum(batch.scheduler.table.n_slots for batch in engine.batches),
+        length=main.length,
         step=engine.n_steps,
-        queue=len(scheduler.queue) + len(scheduler.staged),
-        rows=rows,
-    )
+        queue=len(main.queue) + len(main.staged) + own.n_waiting,
+        rows=[_row(row) for batch in engine.batches for row in batch.scheduler.live],
+        shared_prefixes={
+            "rows": seen.n_rows, "hits": seen.n_hits, "tokens": seen.n_tokens, "bytes": prefixes.store.n_bytes,
+        },
+    )  # fmt: skip

@@ -1,8 +1,7 @@
-"""What the engine keeps in memory between requests: adapters and computed prefixes, least recently used ones go first.
+"""The adapters that the engine keeps in memory between requests; the least recently used ones go first.
 
 `AdapterStore.fetch` may be called from any thread and loads in its executor, so that a slow disk delays only the rows
-that need the adapter. `PrefixStore` belongs to the model's thread. Keys name everything that a value depends on: two
-tasks or teams share a prefix only when they name the very same artifact.
+that need the adapter.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
 
 from ml.backbone import Backbone
 from ml.engine.adapters import Adapter, load_adapter
@@ -72,49 +68,3 @@ class AdapterStore:
                 if is_failed or (total > self._budget_bytes and key != next(reversed(self._futures))):
                     del self._futures[key]
                     total -= size
-
-
-PrefixKey = tuple[str, str, str]
-
-
-class PrefixStore:
-    """Keys and values [layers, 2, kv heads, p, head width] of tasks' prefixes."""
-
-    def __init__(self, backbone: Backbone, *, budget_bytes: int) -> None:
-        self._backbone = backbone
-        self._budget_bytes = budget_bytes
-        self._kept: OrderedDict[PrefixKey, Tensor] = OrderedDict()
-        self.n_bytes = 0
-        self.n_computed = 0
-
-    def key_of(self, adapter: Adapter) -> PrefixKey:
-        return self._backbone.fingerprint, str(self._backbone.model.dtype), adapter.artifact
-
-    def get(self, adapter: Adapter) -> Tensor:
-        """The adapter's prefix; computed when it is not kept. The model must run without LoRA rows."""
-        if adapter.prefix is not None:
-            return adapter.prefix
-        if adapter.embeddings is None:
-            raise ValueError(f"an adapter of form {adapter.form} has no prefix")
-        key = self.key_of(adapter)
-        if key not in self._kept:
-            self._kept[key] = self._compute(adapter.embeddings)
-            self.n_bytes += self._kept[key].nbytes
-            self.n_computed += 1
-        self._kept.move_to_end(key)
-        prefix = self._kept[key]
-        while self.n_bytes > self._budget_bytes and len(self._kept) > 1:
-            self.n_bytes -= self._kept.popitem(last=False)[1].nbytes
-        return prefix
-
-    def bytes_of(self, adapter: Adapter) -> int:
-        """Any thread."""
-        kept = self._kept.get(self.key_of(adapter))
-        return 0 if kept is None else kept.nbytes
-
-    def _compute(self, embeddings: Tensor) -> Tensor:
-        """One pass of the frozen model over the trained embeddings (Lester et al. 2021) gives their keys and values."""
-        model: Any = self._backbone.model
-        cache: Any = DynamicCache(config=model.config)
-        model.base_model(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True)
-        return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])

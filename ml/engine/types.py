@@ -11,7 +11,15 @@ from ml.engine.choices import Scoring
 from ml.errors import ColdframeError
 
 FinishReason = Literal["stop", "length", "cancelled"]
-RowState = Literal["queued", "loading", "prefill", "decode"]
+RowState = Literal["queued", "loading", "ready", "prefill", "decode", "over"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One of a classifier head's labels."""
+
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,8 @@ class Started:
     id: str
     prompt_tokens: int
     prefix_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt: its beginning was read by another row already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,8 @@ class Done:
     """Log probability of each of the request's choices."""
     n_scored: tuple[int, ...] = ()
     """Tokens of each, its end of turn included."""
+    labels: tuple[Label, ...] = ()
+    """Of an adapter that answers with a label: all its labels, the likeliest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +133,18 @@ class Row:
     loading: Any = None
     """Future of the adapter."""
     prefix_tokens: int = 0
+    batch: Any = None
+    """The Batch that it waits or runs in; None while that is not known."""
     slot: int = -1
     position: int = 0
     """Tokens in the cache, the prefix included; also where the next one goes."""
     unread: list[int] = field(default_factory=list)
     """Ids not yet in the cache: the prompt's rest, or the one token sampled last."""
     answer: list[int] = field(default_factory=list)
+    pool: Any = None
+    """Pool of its final states, where the adapter is a classifier head."""
+    n_to_keep: int = 0
+    """Tokens of the prompt whose keys and values are to be kept for others, once they are read."""
     scoring: Scoring | None = None
     """Of the request's choices, until they are all scored."""
     scores: tuple[float, ...] = ()
@@ -155,8 +173,11 @@ class Row:
 
     @property
     def capacity(self) -> int:
-        """Positions that it may need: prefix, prompt and the longest answer, or what is scored in its place."""
+        """Positions that it may need: prefix, prompt and the longest answer, or what is scored in its place. A
+        classifier head needs no more than the prompt."""
         longest = max(self.request.sampling.max_tokens if self.request.writes else 0, self.n_scratch)
+        if self.pool is not None:
+            longest = 0
         return self.prefix_tokens + len(self.request.prompt_ids) + longest
 
     @property

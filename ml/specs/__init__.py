@@ -6,7 +6,7 @@ Light on purpose (standard library only): web forms, API validation, the command
 
 from ml.specs.common import COMMON_FIELDS
 from ml.specs.fields import Family, Field, Form, Kind, Method, Storage, Task
-from ml.specs.forms import GROUPS, Group, why_not_served
+from ml.specs.forms import GROUPS, Group, how_served, why_not_served
 from ml.specs.table import METHODS
 from ml.specs.tasks import TASK_KINDS, TaskKind, learnt_as
 from ml.specs.train import TrainSpec, check_fits, common_fields_for, method_named, serving_form, train_spec
@@ -28,6 +28,7 @@ __all__ = [
     "TrainSpec",
     "check_fits",
     "common_fields_for",
+    "how_served",
     "learnt_as",
     "method_named",
     "serving_form",

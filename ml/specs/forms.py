@@ -1,7 +1,7 @@
 """What the form of an artifact means for people: the group its techniques stand in, and whether the engine serves it.
 
-The engine refuses what it cannot serve and the pages say so beforehand, both in the words of `why_not_served`. A form
-that becomes servable loses its line in `_NOT_SERVED`; nothing else changes.
+The engine refuses what it cannot serve and the pages say so beforehand, both in the words of `why_not_served`. Every
+form of today is served on a decoder; a new one stands in `_NOT_SERVED` until it is.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ GROUPS = (
     ),
 )
 
-_NOT_SERVED: Mapping[str, str] = {
-    "scale": "learned scales cannot share a batch with other tasks.",
-    "head": "a classifier head gives a label and writes no text; the engine only writes text.",
-    "own_backbone": "it changes the model itself, and the engine serves one frozen model to everybody.",
+_NOT_SERVED: Mapping[str, str] = {}
+_SERVED: Mapping[str, str] = {
+    "head": "answers with a label, in the batch that all tasks share",
+    "own_backbone": "answers on a model of its own, loaded when it is asked",
 }
 
 
@@ -56,3 +56,8 @@ def why_not_served(form: str, family: str = "decoder") -> str:
     if family != "decoder":
         return f"the engine serves decoder models, and its base model is an {family.replace('_', '-')}."
     return _NOT_SERVED.get(form, "")
+
+
+def how_served(form: str) -> str:
+    """How the engine answers with an artifact of `form`, as the end of a sentence that begins with its name."""
+    return _SERVED.get(form, "shares the batch with other tasks")

@@ -6,16 +6,17 @@ from typing import get_args
 
 import pytest
 
-from ml.specs import GROUPS, METHODS, Family, Form, why_not_served
+from ml.specs import GROUPS, METHODS, Family, Form, how_served, why_not_served
 
 
 def test_every_technique_stands_in_exactly_one_group() -> None:
     assert sorted(method.name for group in GROUPS for method in group.methods) == sorted(METHODS)
 
 
-def test_the_engine_serves_soft_prompts_and_low_rank_changes_of_decoders() -> None:
-    served = {form for form in get_args(Form) if not why_not_served(form)}
-    assert served == {"plain", "prefix_kv", "lora_delta"}
+def test_the_engine_serves_every_form_on_a_decoder_and_says_how() -> None:
+    assert not any(why_not_served(form) for form in get_args(Form))
+    assert "model of its own" in how_served("own_backbone") and "label" in how_served("head")
+    assert {how_served(form) for form in ("plain", "prefix_kv", "lora_delta", "scale")} == {how_served("plain")}
 
 
 @pytest.mark.parametrize("family", [family for family in get_args(Family) if family != "decoder"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from ml.specs import GROUPS, METHODS, why_not_served
+from ml.specs import GROUPS, METHODS, how_served, why_not_served
 from tests.webapp.run_forms import bases, filled, version_of
 from webapp.models import Run, Team
 from webapp.selectors.techniques import base_reason, card_groups, reasons
@@ -149,16 +149,14 @@ def test_the_pages_module_gets_every_pair_of_family_and_task() -> None:
     assert not found["encoder/classification"]["base"]
 
 
-def test_the_plan_says_beforehand_what_chat_will_not_be_able_to_ask(
-    client_of: ClientOf, member: Any, team: Team
-) -> None:
-    """Also where an option decides: what LoRA makes is served, what it makes with DoRA is not."""
+def test_the_plan_says_beforehand_how_chat_will_be_able_to_ask(client_of: ClientOf, member: Any, team: Team) -> None:
+    """Also where an option decides: what LoRA makes shares the batch, what it makes with DoRA does not."""
     version_of(team)
     client = client_of(member)
     served = client.post("/runs/new/preview/", filled(client)).content.decode()
     head = client.post("/runs/new/preview/", filled(client, method=LIMITED.name)).content.decode()
     dora = client.post("/runs/new/preview/", filled(client, **{"method": "lora", "lora-dora": "on"})).content.decode()
     other = client.post("/runs/new/preview/", filled(client, base="tiny-encoder")).content.decode()
-    assert "In chat" not in served
-    assert why_not_served(LIMITED.form) in head
-    assert why_not_served("own_backbone") in dora and why_not_served("plain", "encoder") in other
+    assert how_served("plain") in served and how_served("own_backbone") in dora
+    assert how_served(LIMITED.form) in head
+    assert "not served yet" in other and why_not_served("plain", "encoder") in other

@@ -13,6 +13,8 @@ from webapp.selectors.targets import choices, names_of_team, resolve
 from webapp.services.asking import Sampling, request_for
 from webapp.services.teams import token_create
 
+WHY_NOT = why_not_served("lora_delta", "encoder")
+
 
 def adapter_of(team: Team, name: str, *numbers: int, **fields: Any) -> Adapter:
     adapter, _ = Adapter.objects.get_or_create(team=team, name=name)
@@ -173,21 +175,19 @@ def test_a_classifier_sees_the_last_question_only(trained_on):
 
 @pytest.fixture
 def unserved(team: Team) -> AdapterVersion:
-    """An adapter of a form that the engine cannot carry."""
-    adapter = adapter_of(team, "scaled", 1)
-    adapter.versions.update(form="scale")
-    return adapter.versions.get()
+    """An adapter on a base model that the engine cannot serve."""
+    return adapter_of(team, "tagger", 1, manifest={"family": "encoder"}).versions.get()
 
 
 def test_what_the_engine_cannot_carry_resolves_with_the_reason_and_is_not_listed(team, unserved):
-    target = resolve(team=team, name="scaled@1")
-    assert why_not_served("scale") == target.unserved
+    target = resolve(team=team, name="tagger@1")
+    assert target.unserved == WHY_NOT
     assert names_of_team(team) == ["base"]
 
 
 def test_the_picker_keeps_it_in_sight_with_the_reason(team, unserved):
     by_name = {choice.name: choice.unserved for choice in choices(team)}
-    assert by_name == {"base": "", "scaled@1": why_not_served("scale")}
+    assert by_name == {"base": "", "tagger@1": WHY_NOT}
 
 
 def test_an_adapter_on_another_family_is_not_served_whatever_its_form(team):
@@ -197,7 +197,7 @@ def test_an_adapter_on_another_family_is_not_served_whatever_its_form(team):
 
 def test_a_bare_name_is_listed_only_when_the_version_behind_it_answers(team):
     adapter = adapter_of(team, "mixed", 1, 2)
-    adapter.versions.filter(number=2).update(form="scale")
+    adapter.versions.filter(number=2).update(manifest={"family": "encoder"})
     assert names_of_team(team) == ["base", "mixed@1"]
     move(adapter, "production", 1)
     assert names_of_team(team) == ["base", "mixed", "mixed@production", "mixed@1"]
@@ -206,25 +206,25 @@ def test_a_bare_name_is_listed_only_when_the_version_behind_it_answers(team):
 def test_asking_for_it_is_refused_before_anything_is_written_or_queued(team, unserved):
     with pytest.raises(SpecError) as caught:
         request_for(
-            target=resolve(team=team, name="scaled"), team_id=team.pk, sampling=Sampling(),
+            target=resolve(team=team, name="tagger"), team_id=team.pk, sampling=Sampling(),
             messages=[{"role": "user", "content": "Hello?"}],
         )  # fmt: skip
     assert (caught.value.code, caught.value.field) == ("not_served", "model")
-    assert caught.value.message == f"scaled is not served in chat yet: {why_not_served('scale')}"
+    assert caught.value.message == f"tagger is not served in chat yet: {why_not_served('scale')}"
 
 
 def test_the_chat_page_leaves_it_out_and_says_why(team, member, unserved, client_of):
-    answer = client_of(member).get("/chat/?target=scaled@1")
-    assert why_not_served("scale") in answer.content.decode()
+    answer = client_of(member).get("/chat/?target=tagger@1")
+    assert WHY_NOT in answer.content.decode()
     assert [chip["target"].name for chip in answer.context["chips"]] == ["base"]
 
 
 def test_the_api_says_whether_a_name_answers(team, member, unserved, client):
     _, token = token_create(team=team, user=member, name="ci")
     headers = {"Authorization": f"Bearer {token}"}
-    told = client.get("/v1/models/scaled@1", headers=headers).json()["coldframe"]
-    assert told["served"] is False and told["why_not"] == why_not_served("scale")
+    told = client.get("/v1/models/tagger@1", headers=headers).json()["coldframe"]
+    assert told["served"] is False and told["why_not"] == WHY_NOT
     assert client.get("/v1/models/base", headers=headers).json()["coldframe"]["served"] is True
-    body = {"model": "scaled@1", "messages": [{"role": "user", "content": "Hello?"}]}
+    body = {"model": "tagger@1", "messages": [{"role": "user", "content": "Hello?"}]}
     refused = client.post("/v1/chat/completions", body, content_type="application/json", headers=headers)
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "not_served"

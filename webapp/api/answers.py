@@ -52,6 +52,7 @@ class Asked:
             {**{key: s.get(key) for key in keys}, "is_cited": s.get("n") in cited} for s in self.sources
         ]  # fmt: skip
         figures = {key: done.get(key) for key in ("first_step", "last_step", "first_token_ms", "tokens_per_s")}
+        figures |= {"labels": done["labels"]} if done.get("labels") else {}
         found = {key: done[key] for key in ("answer", "agreement", "votes") if key in done}
         return {"citations": citations, "engine": self.started.get("engine"), **figures, **found}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ml.specs import COMMON_FIELDS, METHODS, Method, serving_form, why_not_served
+from ml.specs import COMMON_FIELDS, METHODS, Method, how_served, serving_form, why_not_served
 from webapp.forms.runs import TrainForm
 from webapp.models import DatasetVersion, Run
 from webapp.selectors.run_specs import Change, changes
@@ -28,6 +28,8 @@ class Plan:
     n_passes: float
     yaml: str
     curl: str
+    served: str = ""
+    """How chat will answer with it."""
     unserved: str = ""
     """Why chat will not be able to ask what comes out; "" when it will."""
     original: Run | None = None
@@ -66,7 +68,7 @@ def plan_of(form: TrainForm, *, origin: str, original: Run | None = None) -> Pla
         method=METHODS[form.chosen.name], base=str(values.get("base") or ""), version=version, adapter=adapter,
         values=values, problems=problems, n_rows_seen=n_seen, n_passes=n_seen / n_train if n_train else 0.0,
         yaml=spec_yaml(spec), curl=_curl(spec, origin), original=original,
-        unserved=_unserved(form),
+        unserved=_unserved(form), served=how_served(serving_form(form.spec)) if form.spec else "",
         changes=changes(original, spec) if original else [],
     )  # fmt: skip
 

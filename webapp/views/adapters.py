@@ -11,7 +11,7 @@ from django.urls import path
 from django.views.decorators.http import require_GET, require_POST
 
 from ml.errors import ColdframeError, NotFoundError
-from ml.specs import METHODS
+from ml.specs import METHODS, how_served
 from webapp import storage
 from webapp.archive import azip_pieces, files_of
 from webapp.forms.adapters import AdapterForm, AliasForm
@@ -71,6 +71,7 @@ def _page(request: HttpRequest, adapter: Adapter, version: AdapterVersion | None
         "card": _card(version) if version else [], "api_url": request.build_absolute_uri("/v1"),
         "target": selectors.target_name(version) if version else "",
         "unserved": why_unserved(version) if version else "",
+        "served": how_served(version.form) if version else "",
         **_exchange(version), "evaluations": figures_of(version) if version else [],
         "may_write": request.principal.may("member"), "may_retire": request.principal.may("admin"), **extra,
     }  # fmt: skip

@@ -13,12 +13,16 @@ import peft
 import pytest
 import torch
 
-import ml.engine.engine as engine_module
+import ml.engine.batch as batch_module
 from ml.artifact import artifact_id
 from ml.backbone import Backbone, load_backbone
 from ml.engine.engine import Engine
 from ml.engine.types import Done, Event, Failed, Request, Sampling, Token
 from ml.files import stamp, write_json
+from ml.heads import HeadModel, save_head
+from ml.methods import build
+from ml.specs import METHODS
+from ml.weights import save_delta
 
 CAUSAL = "CAUSAL_LM"
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -38,8 +42,23 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         task_type=CAUSAL, r=2, lora_alpha=4, use_rslora=True, target_modules=["q_proj", "down_proj"],
         rank_pattern={"down_proj": 6}, alpha_pattern={"layers.1.mlp.down_proj": 3}, init_lora_weights=False,
     ),
+    "ia3": lambda: peft.IA3Config(
+        task_type=CAUSAL, target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"],
+    ),
+    "ia3_values": lambda: peft.IA3Config(task_type=CAUSAL, target_modules=["v_proj"], feedforward_modules=[]),
+    "dora": lambda: peft.LoraConfig(
+        task_type=CAUSAL, r=3, lora_alpha=6, use_dora=True, target_modules="all-linear", init_lora_weights=False
+    ),
 }  # fmt: skip
-KINDS = ["plain", *CONFIGS]
+WEIGHTS = ("last_k", "output_layers", "full")
+"""Methods that change the model's own weights."""
+KINDS = ["plain", *CONFIGS, *WEIGHTS]
+OWN = ["dora", *WEIGHTS]
+"""Those that need a model of their own."""
+HEADS = {"head_mean": "mean", "head_last": "last", "head_first": "first"}
+"""Classifier heads by pooling; they answer with a label."""
+LABELS = ["red", "deep blue", "green, more or less"]
+_FORMS = {"LORA": ("lora", "lora_delta"), "IA3": ("ia3", "scale")}
 
 
 class InlineExecutor(Executor):
@@ -56,13 +75,18 @@ class InlineExecutor(Executor):
 
 def save_adapter(folder: Path, model: Any, backbone: Backbone, *, base: dict[str, str] | None = None) -> str:
     """`model`'s adapter as plain peft saves it, with a manifest; the folder is then renamed to its sha256."""
+    config = model.active_peft_config
+    method, form = _FORMS.get(config.peft_type, ("prompt_tuning", "prefix_kv"))
+    form = "own_backbone" if getattr(config, "use_dora", False) else form
+    return save_as(folder, method, form, base or base_of(backbone), model.save_pretrained)
+
+
+def save_as(folder: Path, method: str, form: str, base: dict[str, str], save: Callable[[Path], Any]) -> str:
+    """What `save` writes, as the artifact of a method."""
     stage = folder / "stage"
-    model.save_pretrained(stage)
-    is_lora = model.active_peft_config.peft_type == "LORA"
+    save(stage)
     manifest = {
-        "schema": 1, "method": "lora" if is_lora else "prompt_tuning",
-        "form": "lora_delta" if is_lora else "prefix_kv",
-        "base": base or {"name": backbone.name, "fingerprint": backbone.fingerprint},
+        "schema": 1, "method": method, "form": form, "base": base,
         "dataset": {"name": "none", "sha256": ""}, "spec": {}, "seed": 0, "versions": {}, "metrics": {},
         "files": stamp(stage),
     }  # fmt: skip
@@ -72,10 +96,38 @@ def save_adapter(folder: Path, model: Any, backbone: Backbone, *, base: dict[str
     return sha
 
 
+def base_of(backbone: Backbone) -> dict[str, str]:
+    return {"name": backbone.name, "fingerprint": backbone.fingerprint}
+
+
 def peft_model(tiny_llama_dir: Path, kind: str, seed: int) -> Any:
     model = load_backbone(tiny_llama_dir).model
     torch.manual_seed(seed)
-    return peft.get_peft_model(model, CONFIGS[kind]()).eval()
+    model = peft.get_peft_model(model, CONFIGS[kind]()).eval()
+    for name, parameter in model.named_parameters():
+        if ".ia3_l." in name:
+            parameter.data = torch.empty_like(parameter).uniform_(0.3, 1.7)
+    return model
+
+
+def retrained(tiny_llama_dir: Path, kind: str, seed: int) -> Any:
+    """A model whose own weights a method has moved."""
+    defaults = {field.name: field.default for field in METHODS[kind].fields}
+    model = build(load_backbone(tiny_llama_dir), kind, {**defaults, "k": 1} if kind == "last_k" else defaults, seed=0)
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def head_of(backbone: Backbone, pooling: str, seed: int) -> HeadModel:
+    torch.manual_seed(seed)
+    head = HeadModel(backbone.model, labels=LABELS, pooling=pooling)
+    for tensor in (head.weight.data, head.bias.data, head.mean):
+        tensor.normal_()
+    head.std.uniform_(0.5, 2)
+    return head.requires_grad_(False)
 
 
 @dataclass(eq=False)
@@ -86,12 +138,19 @@ class Zoo:
     backbone: Backbone
     shas: dict[str, str | None]
     models: dict[str, Any]
+    heads: dict[str, HeadModel]
 
     def logits(self, kind: str, ids: Sequence[int]) -> torch.Tensor:
         """PEFT's unpadded single-row forward: [V] after the last id."""
         given = torch.tensor([list(ids)])
         with torch.inference_mode():
             return self.models[kind](input_ids=given, attention_mask=torch.ones_like(given)).logits[0, -1]
+
+    def labels(self, kind: str, ids: Sequence[int]) -> list[tuple[str, float]]:
+        """What training's own head says: labels and probabilities, the likeliest first."""
+        head, given = self.heads[kind], torch.tensor([list(ids)])
+        probabilities = head(head.features(given, torch.ones_like(given))).softmax(-1)[0].tolist()
+        return sorted(zip(head.labels, probabilities, strict=True), key=lambda pair: -pair[1])
 
     def greedy(self, kind: str, ids: Sequence[int], n: int, stop_ids: set[int]) -> list[int]:
         answer: list[int] = []
@@ -106,10 +165,21 @@ class Zoo:
 @pytest.fixture(scope="session")
 def zoo(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     folder, backbone = tmp_path_factory.mktemp("artifacts"), load_backbone(tiny_llama_dir)
-    found = Zoo(folder, backbone, {"plain": None}, {"plain": load_backbone(tiny_llama_dir).model})
+    found = Zoo(folder, backbone, {"plain": None}, {"plain": load_backbone(tiny_llama_dir).model}, {})
     for seed, kind in enumerate(CONFIGS, start=1):
         found.models[kind] = peft_model(tiny_llama_dir, kind, seed)
         found.shas[kind] = save_adapter(folder, found.models[kind], backbone)
+    base = base_of(backbone)
+    for seed, kind in enumerate(WEIGHTS, start=50):
+        found.models[kind] = model = retrained(tiny_llama_dir, kind, seed)
+        found.shas[kind] = save_as(
+            folder, kind, "own_backbone", base, lambda stage, model=model: save_delta(model, stage, backbone.name)
+        )
+    for seed, (kind, pooling) in enumerate(HEADS.items(), start=70):
+        found.heads[kind] = head = head_of(backbone, pooling, seed)
+        found.shas[kind] = save_as(
+            folder, "head", "head", base, lambda stage, head=head: save_head(head, stage, backbone.name)
+        )
     return found
 
 
@@ -169,11 +239,11 @@ def run(engine: Engine, requests: Sequence[Request] = (), *, after_step: Callabl
 def seen_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], torch.Tensor]:
     """The logits that the engine sampled from: by request and number of the answer's token."""
     seen: dict[tuple[str, int], torch.Tensor] = {}
-    original = engine_module.sample
+    original = batch_module.sample
 
     def sample(rows: Any, logits: torch.Tensor) -> Any:
         seen.update({(row.request.id, len(row.answer)): logits[r].clone() for r, row in enumerate(rows)})
         return original(rows, logits)
 
-    monkeypatch.setattr(engine_module, "sample", sample)
+    monkeypatch.setattr(batch_module, "sample", sample)
     return seen

@@ -48,7 +48,9 @@ def test_each_choice_is_as_likely_as_peft_says_about_it_alone(kind, zoo, make_en
 
 def test_rows_of_several_forms_are_scored_in_one_batch_as_alone(zoo, make_engine, labels):
     kinds = ["plain", "lora", "p_tuning", "lora_other"]
-    requests = [scored(zoo, kind, ids_of(zoo, text), labels) for kind, text in zip(kinds, [*TEXTS, TEXTS[0]], strict=True)]
+    requests = [
+        scored(zoo, kind, ids_of(zoo, text), labels) for kind, text in zip(kinds, [*TEXTS, TEXTS[0]], strict=True)
+    ]
     outcome = run(make_engine(prefill_tokens=1000), requests)
     for kind, request in zip(kinds, requests, strict=True):
         expected = [oracle(zoo, kind, request.prompt_ids, label) for label in labels]

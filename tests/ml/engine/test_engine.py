@@ -42,7 +42,8 @@ def test_rows_that_came_together_share_their_steps(zoo, make_engine, ids):
 def test_an_end_of_turn_token_ends_the_answer_and_is_not_part_of_it(zoo, make_engine, ids):
     engine = make_engine()
     answer = zoo.greedy("plain", ids, 6, set())
-    engine.stop_ids = {answer[3]}
+    engine.stop_ids.clear()
+    engine.stop_ids.add(answer[3])
     expected = answer[: answer.index(answer[3])]
     outcome = run(engine, [request_of(zoo, "plain", ids, name="r")])
     assert outcome.done("r").finish_reason == "stop" and outcome.ids("r") == expected

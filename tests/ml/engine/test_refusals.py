@@ -107,13 +107,19 @@ def test_what_cannot_be_served_in_a_batch_is_named(kind, config, word, zoo, make
     assert word in refusal(make_engine, tmp_path, copied(zoo, kind, tmp_path, config=config), ids)
 
 
-@pytest.mark.parametrize(
-    "about", [{"form": "scale"}, {"form": "head"}, {"form": "own_backbone"}, {"family": "encoder"}]
-)
-def test_a_form_that_is_not_served_yet_is_refused_with_the_reason_of_the_pages(about, zoo, make_engine, tmp_path, ids):
-    reason = why_not_served(about.get("form", "lora_delta"), about.get("family", "decoder"))
-    message = refusal(make_engine, tmp_path, copied(zoo, "lora", tmp_path, **about), ids)
-    assert "is not served in chat yet" in message and reason and reason in message
+def test_what_is_not_served_is_refused_with_the_reason_of_the_pages(zoo, make_engine, tmp_path, ids):
+    message = refusal(make_engine, tmp_path, copied(zoo, "lora", tmp_path, family="encoder"), ids)
+    assert "is not served in chat yet" in message and why_not_served("lora_delta", "encoder") in message
+
+
+def test_a_head_without_the_files_of_one_is_refused(zoo, make_engine, tmp_path, ids):
+    assert "cannot be read" in refusal(make_engine, tmp_path, copied(zoo, "lora", tmp_path, form="head"), ids)
+
+
+@pytest.mark.parametrize("change", [lambda v: v[:, :5], lambda v: v.flatten()])
+def test_scales_that_do_not_fit_their_layer_are_refused(change, zoo, make_engine, tmp_path, ids):
+    sha = copied(zoo, "ia3", tmp_path, change=lambda t: {k: change(v).contiguous() for k, v in t.items()})
+    assert "shape" in refusal(make_engine, tmp_path, sha, ids)
 
 
 def test_weights_for_layers_that_do_not_exist_are_refused(zoo, make_engine, tmp_path, ids):

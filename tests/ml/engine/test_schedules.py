@@ -11,22 +11,28 @@ from hypothesis import strategies as st
 
 from ml.data.chat import prompt_ids
 from ml.engine.types import Done, Failed, Token
-from tests.ml.engine.conftest import KINDS, Zoo, request_of
+from tests.ml.engine.conftest import HEADS, KINDS, Zoo, request_of
 
 TEXTS = ["Hi", "What colour is the sky?", "My lights went out. What should I do now, and whom do I call?", "A tree."]
 POISON = 1e4
 N_TOKENS = 9
+ROOM_FOR_ONE = 400_000
+"""Bytes: one of the tiny models of its own that share little with the frozen one, with four slots."""
 
 
 @cache
 def alone(zoo: Zoo, kind: str, text: str, stop_ids: frozenset[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The prompt, and what the row says when nobody else is there: of a head, its label's tokens."""
     ids = prompt_ids(zoo.backbone.tokenizer, [{"role": "user", "content": text}])
+    if kind in HEADS:
+        label, _ = zoo.labels(kind, ids)[0]
+        return tuple(ids), tuple(zoo.backbone.tokenizer(label, add_special_tokens=False)["input_ids"])
     return tuple(ids), tuple(zoo.greedy(kind, ids, N_TOKENS, set(stop_ids)))
 
 
 arrival = st.tuples(
     st.integers(0, 6),  # steps to wait before it comes
-    st.sampled_from(KINDS),
+    st.sampled_from([*KINDS, *HEADS]),
     st.integers(0, len(TEXTS) - 1),
     st.integers(1, N_TOKENS),  # tokens asked for
     st.one_of(st.none(), st.integers(0, 12)),  # cancelled so many steps after it came
@@ -36,12 +42,13 @@ arrival = st.tuples(
 
 def poison(engine) -> None:
     """Everything that no row may read: free slots, and what lies beyond each row's position."""
-    live = engine.scheduler.live
-    for layer in engine.runner.cache.layers:
-        for store in (layer.keys, layer.values):
-            store[len(live) :] = POISON
-            for row in live:
-                store[row.slot, :, row.position :] = -POISON
+    for batch in engine.batches:
+        live = batch.scheduler.live
+        for layer in batch.runner.cache.layers:
+            for store in (layer.keys, layer.values):
+                store[len(live) :] = POISON
+                for row in live:
+                    store[row.slot, :, row.position :] = -POISON
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -49,9 +56,11 @@ def poison(engine) -> None:
     arrivals=st.lists(arrival, min_size=1, max_size=12),
     n_slots=st.integers(1, 5),
     prefill_tokens=st.sampled_from([2, 7, 30, 200]),
+    own_bytes=st.sampled_from([ROOM_FOR_ONE, 1 << 30]),
+    min_shared_tokens=st.sampled_from([4, 1000]),
 )
-def test_every_row_of_a_random_schedule_answers_as_alone(zoo, make_engine, arrivals, n_slots, prefill_tokens):
-    engine = make_engine(n_slots=n_slots, prefill_tokens=prefill_tokens)
+def test_every_row_of_a_random_schedule_answers_as_alone(zoo, make_engine, arrivals, n_slots, **settings):
+    engine = make_engine(n_slots=n_slots, **settings)
     waiting = sorted(enumerate(arrivals), key=lambda pair: pair[1][0])
     cancels: dict[int, list[str]] = defaultdict(list)
     answers: dict[str, list[int]] = defaultdict(list)
@@ -82,9 +91,10 @@ def test_every_row_of_a_random_schedule_answers_as_alone(zoo, make_engine, arriv
         if end.finish_reason == "cancelled":
             assert cancel_after is not None and answer == list(expected[: len(answer)])
         else:
-            assert answer == list(expected[:n_tokens]), f"{kind} row {n}"
-    assert not engine.scheduler.everybody and engine.scheduler.table.n_decoding == 0
-    assert not any(site.deltas for site in engine.runner.lora.sites.values())
+            assert answer == list(expected if kind in HEADS else expected[:n_tokens]), f"{kind} row {n}"
+    for batch in engine.batches:
+        assert batch.is_idle and batch.scheduler.table.n_decoding == 0
+    assert not any(site.slots for site in engine.runner.sites.by_name.values())
 
 
 def test_cancelling_at_any_step_frees_the_slot_and_disturbs_nobody(zoo, make_engine):
