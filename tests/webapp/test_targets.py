@@ -210,7 +210,7 @@ def test_asking_for_it_is_refused_before_anything_is_written_or_queued(team, uns
             messages=[{"role": "user", "content": "Hello?"}],
         )  # fmt: skip
     assert (caught.value.code, caught.value.field) == ("not_served", "model")
-    assert caught.value.message == f"tagger is not served in chat yet: {why_not_served('scale')}"
+    assert caught.value.message == f"tagger is not served in chat yet: {WHY_NOT}"
 
 
 def test_the_chat_page_leaves_it_out_and_says_why(team, member, unserved, client_of):
