@@ -69,7 +69,8 @@ class EvaluationForm(forms.Form):
     def given(self) -> dict[str, Any]:
         """Arguments of `evaluation_submit`."""
         found = dict(self.cleaned_data)
-        return {**found, "dataset_version_id": int(found.pop("dataset_version")), "n_rows": found.pop("rows")}
+        pinned = {"dataset_version_id": int(found.pop("dataset_version")), "n_rows": found.pop("rows")}
+        return {**found, **pinned}
 
 
 FIELD_OF = {"rows": "rows", "dataset": "dataset_version", "messages": "prompt", "max_tokens": "max_tokens"}
