@@ -8,10 +8,11 @@ import pytest
 
 from ml.errors import DataError, SpecError
 from tests.webapp.prompt_data import TEST, TRAIN, VALIDATION, stored
-from webapp.models import DatasetVersion, PromptVersion, Team
+from webapp.models import DatasetVersion, Evaluation, PromptVersion, Team
 from webapp.selectors.examples import fields_of, find_leaks, one_a_label, pool, question_of, random_examples, try_rows
 from webapp.selectors.targets import resolve
-from webapp.services.prompt_content import content_check, content_resolve
+from webapp.services.evaluations import evaluation_submit
+from webapp.services.prompt_content import clean_check, content_check, content_resolve
 from webapp.services.prompts import prompt_create
 
 
@@ -109,3 +110,39 @@ def test_a_version_keeps_what_was_drawn(team: Team, data: DatasetVersion) -> Non
                          pick="random", k=2, order_seed=5, dataset=data)  # fmt: skip
     kept = PromptVersion.objects.get(pk=made.pk)
     assert (kept.pick, kept.k, kept.order_seed, len(kept.examples)) == ("random", 2, 5, 2)
+
+
+def test_measuring_on_rows_that_the_prompt_shows_is_refused(team: Team, data: DatasetVersion) -> None:
+    """Another version of the data with other splits holds training rows of the first in its test split."""
+    turned = stored(team, name="turned", train=(*VALIDATION, *TEST), test=TRAIN, validation=())
+    near, fixed = (
+        prompt_create(team=team, user=None, name=name, technique="few_shot", template="{text}", dataset=data, **more)
+        for name, more in (
+            ("near", {"pick": "nearest", "k": 2}),
+            ("fixed", {"examples": [{"question": TRAIN[2][0], "answer": "outage"}]}),
+        )
+    )
+    for prompt in (near, fixed):
+        clean_check(prompt=prompt, dataset=data, split="test")
+        with pytest.raises(DataError, match="test split of turned@1 may be shown by") as caught:
+            clean_check(prompt=prompt, dataset=turned, split="test")
+        assert caught.value.code == "leakage"
+    with pytest.raises(DataError, match="Row 1 and 5 more of the train split"):
+        clean_check(prompt=near, dataset=data, split="train")
+
+
+def test_a_prompt_without_examples_is_measured_anywhere(team: Team, data: DatasetVersion) -> None:
+    made = prompt_create(team=team, user=None, name="bare", technique="zero_shot", template="{question}")
+    for split in ("train", "validation", "test"):
+        clean_check(prompt=made, dataset=data, split=split)
+
+
+def test_an_evaluation_on_rows_that_the_prompt_shows_is_refused_before_anything_is_written(
+    team: Team, data: DatasetVersion
+) -> None:
+    turned = stored(team, name="turned", train=TEST, test=TRAIN)
+    prompt_create(team=team, user=None, name="near", technique="few_shot", template="{text}", dataset=data,
+                  pick="nearest", k=2)  # fmt: skip
+    with pytest.raises(DataError, match="Row 6 and 5 more of the test split of turned@1 may be shown by near@1"):
+        evaluation_submit(team=team, user=None, model="near", dataset_version_id=turned.pk)
+    assert not Evaluation.objects.exists()

@@ -140,11 +140,13 @@ def one_a_label(version: DatasetVersion, *, seed: int) -> list[Example]:
     return chosen
 
 
-def find_leaks(version: DatasetVersion, questions: Sequence[str]) -> list[tuple[int, str, int]]:
-    """(place in `questions` from 1, split, row) of each question that is a held-out row's."""
+def find_leaks(
+    version: DatasetVersion, questions: Sequence[str], splits: Sequence[str] = HELD_OUT
+) -> list[tuple[int, str, int]]:
+    """(place in `questions` from 1, split, row) of each question that is a row's of these splits."""
     places: dict[bytes, int] = {_print_of(question): place for place, question in enumerate(questions, start=1)}
     found = []
-    for split in reversed(HELD_OUT):
+    for split in reversed(splits):
         for example in rows(version, split):
             if place := places.pop(_print_of(example.question), 0):
                 found.append((place, split, example.row))

@@ -24,6 +24,7 @@ from webapp.models import DatasetVersion, Evaluation, EvaluationComparison, Eval
 from webapp.selectors.dataset_rows import SPLITS, rows_of
 from webapp.selectors.evaluation_subjects import Subject, request_for_row, subject_named
 from webapp.selectors.metrics import with_headline
+from webapp.services.prompt_content import clean_check
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
 
@@ -74,6 +75,8 @@ def evaluation_submit(
         raise NotFoundError(f"No data set version {dataset_version_id} in this team.", field="dataset")
     subject = subject_named(team=team, model=model, prompt=prompt, collection=collection)
     n_rows = _rows(version, split, n_rows)
+    if subject.prompt is not None:
+        clean_check(prompt=subject.prompt, dataset=version, split=split)
     max_tokens = _whole("max_tokens", max_tokens, 1, settings.ENGINE_LENGTH)
     spec = _spec(subject, version, split=split, n_rows=n_rows, metrics=metrics, max_tokens=max_tokens)
     run = run_submit(

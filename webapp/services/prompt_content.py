@@ -13,7 +13,7 @@ from typing import Any
 
 from ml.errors import DataError, SpecError
 from webapp.models import Collection, DatasetVersion, PromptVersion
-from webapp.selectors.examples import fields_of, find_leaks, random_examples
+from webapp.selectors.examples import fields_of, find_leaks, pool, random_examples
 from webapp.services.prompting import FIELD_NAME, LABELS, QUESTION, placeholders
 from webapp.services.voting import MAX_SAMPLES, rule_check
 
@@ -187,3 +187,21 @@ def content_resolve(content: Mapping[str, Any]) -> dict[str, Any]:
             code="leakage",
         )  # fmt: skip
     return dict(content)
+
+
+def clean_check(*, prompt: PromptVersion, dataset: DatasetVersion, split: str) -> None:
+    """Raises DataError when a row that the prompt is to be measured on is, or may be, one of its examples: also when
+    they come from another data set, or another version with other splits."""
+    if prompt.pick == Pick.NEAREST and prompt.dataset_version is not None:
+        questions = [example.question for example in pool(prompt.dataset_version)]
+    else:
+        questions = [str(pair.get("question", "")) for pair in prompt.examples]
+    leaks = find_leaks(dataset, questions, (split,)) if questions else []
+    if leaks:
+        _, _, row = leaks[0]
+        more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
+        raise DataError(
+            f"Row {row}{more} of the {split} split of {dataset} may be shown by {prompt} as an example.",
+            hint="That would be leakage: choose rows that the prompt does not know, or examples from other rows.",
+            field="prompt", code="leakage",
+        )  # fmt: skip
