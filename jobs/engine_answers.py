@@ -219,6 +219,7 @@ class Answers:
         figures = {key: value for key, value in asdict(event).items() if key not in ("id", "text", "tail")}
         figures = {key: value for key, value in figures.items() if value != () or key not in ("scores", "n_scored")}
         chosen = _likeliest(ticket.request.choices, event.scores)
-        marker = "" if event.finish_reason == "cancelled" else marker_for(event.text, ticket.sources or [])
+        is_final = event.finish_reason == "cancelled" or bool(event.labels)
+        marker = "" if is_final else marker_for(event.text, ticket.sources or [])
         done = done_data(**figures, **found, is_marker_added=bool(marker))
         self._closer.finish(ticket, text=chosen or event.text + marker, event=done, tail=chosen or event.tail + marker)

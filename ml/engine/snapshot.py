@@ -53,7 +53,7 @@ class Snapshot:
     """Rows that wait for a slot, for their adapter or for a model of their own."""
     rows: list[dict[str, Any]]
     """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens. Those of form
-    own_backbone have slots of a model of their own."""
+    own_backbone are in a batch of their own, whose slots are counted behind those of the batches before it."""
     shared_prefixes: dict[str, int]
     """Since the start: rows that were looked at, hits among them, tokens that these did not read; bytes kept now."""
 
@@ -69,7 +69,7 @@ def resident_of(engine: Engine) -> list[dict[str, Any]]:
     return [*shared, *own]
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, n_before: int) -> dict[str, Any]:
     return {
         "id": row.request.id,
         "label": row.request.label,
@@ -79,7 +79,7 @@ def _row(row: Row) -> dict[str, Any]:
         "prefix_tokens": row.prefix_tokens,
         "capacity": row.capacity,
         "state": row.state,
-        "slot": row.slot,
+        "slot": n_before + row.slot,
         "n_tokens": len(row.answer),
     }
 
@@ -87,12 +87,16 @@ def _row(row: Row) -> dict[str, Any]:
 def take_snapshot(engine: Engine) -> Snapshot:
     main, own, prefixes = engine.scheduler, engine.own, engine.prefixes
     seen = prefixes.beginnings
+    rows, n_slots = [], 0
+    for batch in engine.batches:
+        rows += [_row(row, n_slots) for row in batch.scheduler.live]
+        n_slots += batch.scheduler.table.n_slots
     return Snapshot(
-        slots=sum(batch.scheduler.table.n_slots for batch in engine.batches),
+        slots=n_slots,
         length=main.length,
         step=engine.n_steps,
         queue=len(main.queue) + len(main.staged) + own.n_waiting,
-        rows=[_row(row) for batch in engine.batches for row in batch.scheduler.live],
+        rows=rows,
         shared_prefixes={
             "rows": seen.n_rows, "hits": seen.n_hits, "tokens": seen.n_tokens, "bytes": prefixes.store.n_bytes,
         },

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from jobs.engine_answers import Answers
+from jobs.engine_answers import Answers, done_data
 from jobs.engine_ticket import Ticket, Tickets
 from jobs.stream import GenerateRequest, new_id
-from ml.engine.types import Done, FinishReason
+from ml.engine.types import Done, FinishReason, Label
 
 SOURCES = [{"n": 2, "text": "A tree upon the boundary line belongs to both neighbours in common."}]
 
@@ -18,13 +18,17 @@ SOURCES = [{"n": 2, "text": "A tree upon the boundary line belongs to both neigh
 class Closer:
     def __init__(self) -> None:
         self.closed: list[tuple[str, str]] = []
+        self.events: list[dict[str, Any]] = []
 
     def finish(self, ticket: Ticket, *, text: str, event: dict[str, Any], tail: str = "") -> None:
         self.closed.append((text, tail))
+        self.events.append(event)
 
 
-def end_of(text: str, *, reason: FinishReason = "stop", sources: list[dict[str, Any]] | None) -> tuple[str, str]:
-    """Text and tail with which an answer is closed; its last word was not sent yet."""
+def closer_of(
+    text: str, *, reason: FinishReason = "stop", sources: list[dict[str, Any]] | None, labels: tuple[Label, ...] = ()
+) -> Closer:
+    """What closes an answer whose last word was not sent yet."""
     request = GenerateRequest(id=new_id(), team_id=1, base="base", messages=[{"role": "user", "content": "Whose?"}])
     tickets, closer = Tickets(), Closer()
     ends_ms = int(time.time() * 1000) + 60_000
@@ -35,10 +39,11 @@ def end_of(text: str, *, reason: FinishReason = "stop", sources: list[dict[str, 
             Done(
                 id=request.id, finish_reason=reason, text=text, tail=text.split()[-1], prompt_tokens=1,
                 completion_tokens=1, first_step=1, last_step=1, first_token_ms=1.0, tokens_per_s=1.0,
+                labels=labels,
             )
         ]
     )  # fmt: skip
-    return closer.closed[0]
+    return closer
 
 
 @pytest.mark.parametrize(
@@ -53,5 +58,18 @@ def end_of(text: str, *, reason: FinishReason = "stop", sources: list[dict[str, 
 def test_an_answer_ends_with_its_source(
     text: str, reason: FinishReason, sources: list[dict[str, Any]] | None, added: str
 ) -> None:
-    whole, tail = end_of(text, reason=reason, sources=sources)
-    assert (whole, tail) == (text + added, text.split()[-1] + added)
+    closer = closer_of(text, reason=reason, sources=sources)
+    assert closer.closed == [(text + added, text.split()[-1] + added)]
+
+
+def test_a_label_ends_as_it_is_with_the_probabilities_of_all_labels() -> None:
+    labels = (Label(label="both neighbours", probability=0.75), Label(label="nobody", probability=0.25))
+    closer = closer_of("both neighbours", sources=SOURCES, labels=labels)
+    assert closer.closed == [("both neighbours", "neighbours")]
+    assert closer.events[0]["labels"] == (
+        {"label": "both neighbours", "probability": 0.75}, {"label": "nobody", "probability": 0.25}
+    )  # fmt: skip
+
+
+def test_an_answer_without_labels_says_nothing_of_them() -> None:
+    assert "labels" not in done_data(finish_reason="stop", labels=())

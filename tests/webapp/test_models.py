@@ -120,6 +120,7 @@ def _beat(team: Team, other: Team, artifact: str) -> dict[str, Any]:
     return {
         "id": "e", "base": "tiny", "pid": 7, "device": "cpu", "slots": 4, "step": 9, "step_ms": 33.0, "queue": 1,
         "tokens_per_s": 121.0, "state": "ready",
+        "shared_prefixes": {"rows": 40, "hits": 31, "tokens": 9021, "bytes": 5},
         "rows": [{**row, "label": "triage@1", "team_id": team.pk}, {**row, "label": "secret@9", "team_id": other.pk}],
         "resident": [{"artifact": artifact, "label": "triage@1", "bytes": 900},
                      {"artifact": "d" * 64, "label": "secret@9", "bytes": 4000}],
@@ -132,7 +133,16 @@ def test_of_another_team_only_the_amount_is_shown(
     version = published(team, tmp_path / "out")
     beats.append(_beat(team, other_team, version.artifact))
     page = client_of(viewer).get(reverse("models:engine")).content.decode()
-    for text in ("triage@1", "another team", "1 task of other teams", "4 kB", "33.0", "121"):
+    for text in (
+        "triage@1",
+        "another team",
+        "1 task of other teams",
+        "4 kB",
+        "33.0",
+        "121",
+        "of 40 rows",
+        "9021 tokens",
+    ):
         assert text in page
     assert "secret" not in page
 

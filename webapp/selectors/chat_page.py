@@ -150,6 +150,12 @@ class AnswerView:
         return (self.message.info["answer"] or "") if "answer" in self.message.info else None
 
     @property
+    def labels_text(self) -> str:
+        """`billing 91 %, shipping 6 %, other 2 %`: the likeliest labels of an adapter that answers with one."""
+        labels = self.message.info.get("labels") or []
+        return ", ".join(f"{found['label']} {100 * found['probability']:.0f} %" for found in labels[:3])
+
+    @property
     def votes_text(self) -> str:
         """`4 of 5 agree; 1 for blue`."""
         votes = self.message.info.get("votes") or []

@@ -13,10 +13,11 @@ from django.db.models import Count, Q
 
 from jobs import stream
 from ml.errors import ColdframeError
+from ml.specs import METHODS
 from webapp.models import AdapterVersion, BaseModel, Collection, Team
 
 logger = logging.getLogger(__name__)
-FORM_GLYPHS = {"plain": "t-zero", "prefix_kv": "t-prompt", "lora_delta": "t-lora"}
+FORM_GLYPHS = {"plain": "t-zero", **{method.form: method.glyph for method in reversed(METHODS.values())}}
 PRECISIONS = (("fp32", 4), ("bf16", 2))
 
 

@@ -173,5 +173,5 @@ def test_the_snapshot_counts_its_rows_and_bytes(zoo, make_engine, ids):
         engine.step()
     shot = engine.snapshot()
     assert {(row["label"], row["form"]) for row in shot.rows} == {("last_k", "own_backbone"), ("plain", "plain")}
-    assert shot.slots == 8
+    assert shot.slots == 8 and {row["slot"] for row in shot.rows} == {0, 4}
     assert [about["form"] for about in engine.resident()] == ["own_backbone"]
