@@ -112,8 +112,9 @@ Every technique learned from the same rows and was measured on the same held-bac
 chosen by looking at these rows, the last step counts, one seed. *Group*: techniques whose 95 % interval reaches that of
 the best in the group cannot be told apart here. *Rate*: learning rate; each technique has its own.
 *Trained*: numbers with a gradient. *Artifact*: everything in its folder. *Training*: processor seconds from the
-memory plan to the last step, with the features and activations that are computed once, without evaluation. *Peak*: most resident
-memory of the process up to the last step; loading the model alone takes 1.3 GB. *Planned*: the memory plan's figure.
+memory plan to the last step, with the features and activations that are computed once, without evaluation. *Peak*: most
+resident memory of the process up to the last step; loading the model alone takes 1.3 GB. *Planned*: the memory plan's
+figure.
 
 {about["rates"]}"""
 
