@@ -61,7 +61,8 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
     n_prefix, longest = _reserved(request, engine)
     room = engine.scheduler.length - n_prefix - longest
     tokenizer = backbone.tokenizer
-    budget = room - len(prompt_ids(tokenizer, request.messages[-1:])) - _SOURCES_OVERHEAD
+    staying = [*request.messages[: _n_head(request.messages, request.n_examples)], request.messages[-1]]
+    budget = room - len(prompt_ids(tokenizer, staying)) - _SOURCES_OVERHEAD
     found = retrieve(
         request, known=ticket.sources, budget_tokens=max(budget, 0), count=lambda text: len(tokenizer.tokenize(text))
     )
@@ -70,7 +71,10 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
         return Prepared(request=None, refusal=found.refusal, sources=sources)
     messages, n_dropped = found.messages, 0
     ids = prompt_ids(tokenizer, messages)
-    while len(ids) > room and request.message_id is not None and (shorter := without_oldest(messages)):
+    while len(ids) > room and request.message_id is not None:
+        shorter = without_oldest(messages, request.n_examples)
+        if not shorter:
+            break
         n_dropped += len(messages) - len(shorter)
         messages, ids = shorter, prompt_ids(tokenizer, shorter)
     batched = Request(
@@ -94,7 +98,7 @@ def with_examples(request: GenerateRequest) -> GenerateRequest:
     frame = Frame.from_dict(given.pop("frame"))
     found = nearest(team_id=request.team_id, query=request.query, **given)
     pairs = [(row["question"], row["answer"]) for row in found]
-    return replace(request, messages=frame.fold(request.messages, pairs))
+    return replace(request, messages=frame.fold(request.messages, pairs), n_examples=2 * len(pairs))
 
 
 def _reserved(request: GenerateRequest, engine: Engine) -> tuple[int, int]:
@@ -105,11 +109,17 @@ def _reserved(request: GenerateRequest, engine: Engine) -> tuple[int, int]:
     return adapter.prefix_tokens, request.max_tokens if adapter.head is None else 1
 
 
-def without_oldest(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """`messages` without the oldest turn; the system message and the last question stay. Empty: nothing can go."""
-    system = messages[:1] if messages[0]["role"] == "system" else []
-    turns = messages[len(system) :]
+def _n_head(messages: list[dict[str, str]], n_examples: int) -> int:
+    """Messages at the beginning that belong to the prompt: the system text and the examples."""
+    return n_examples + (messages[0]["role"] == "system")
+
+
+def without_oldest(messages: list[dict[str, str]], n_examples: int = 0) -> list[dict[str, str]]:
+    """`messages` without the oldest turn; the system message, the prompt's examples and the last question stay. Empty:
+    nothing can go."""
+    n_head = _n_head(messages, n_examples)
+    head, turns = messages[:n_head], messages[n_head:]
     if len(turns) < 2:
         return []
     n = next((i for i in range(1, len(turns)) if turns[i]["role"] == "user"), 1)
-    return [*system, *turns[n:]]
+    return [*head, *turns[n:]]

@@ -36,6 +36,8 @@ class GenerateRequest:
     nearest: dict[str, Any] | None = None
     """Examples chosen for the question: {"dataset_version_id", "k", "frame"}; `messages` are then folded by the engine
     (webapp.services.prompting.Frame)."""
+    n_examples: int = 0
+    """Messages behind the system text that are the prompt's examples: they stay when a chat grows too long."""
     rule: dict[str, Any] = field(default_factory=dict)
     """How the answer is found in the text (webapp.services.voting)."""
     n_samples: int = 1
@@ -87,6 +89,7 @@ _BOUNDS: dict[str, tuple[type, float, float]] = {
     "repetition_penalty": (float, 0.1, 10),
     "n_logprobs": (int, 0, 20),
     "n_samples": (int, 1, 16),
+    "n_examples": (int, 0, 200),
     "deadline_s": (float, 1, 86_400),
 }
 

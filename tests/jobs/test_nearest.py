@@ -9,7 +9,7 @@ import pytest
 
 from jobs import nearest as service
 from jobs import retrieve
-from jobs.engine_prepare import with_examples
+from jobs.engine_prepare import with_examples, without_oldest
 from jobs.stream import GenerateRequest
 from ml.errors import NotFoundError
 from tests.ml.retrieval.conftest import tiny_bert_models  # noqa: F401
@@ -77,6 +77,7 @@ def test_an_engine_puts_the_examples_before_the_question(team: Team, data: Datas
     made = request_for(target=resolve(team=team, name="queue"), team_id=team.pk, sampling=Sampling(),
                        messages=[{"role": "user", "content": TRAIN[1][0]}])  # fmt: skip
     asked = with_examples(GenerateRequest.from_json(made.as_json()))
+    assert asked.n_examples == 2
     assert [m["content"] for m in asked.messages] == [
         "One of billing, internet, outage", f"Message: {TRAIN[1][0]}", "billing", f"Message: {TRAIN[1][0]}",
     ]  # fmt: skip
@@ -90,3 +91,12 @@ def test_the_service_answers_with_rows_or_with_the_error(data: DatasetVersion) -
     answering._answer({**payload, "team_id": 0}, replies.append)
     answering.stop()
     assert len(replies[0]["rows"]) == 1 and replies[1]["error"]["code"] == "not_found"
+
+
+def test_a_chat_that_grows_too_long_loses_its_turns_before_the_prompts_examples() -> None:
+    roles = ["system", "user", "assistant", "user", "assistant", "user"]
+    messages = [{"role": role, "content": str(n)} for n, role in enumerate(roles)]
+    shorter = without_oldest(messages, n_examples=2)
+    assert [m["content"] for m in shorter] == ["0", "1", "2", "5"]
+    assert without_oldest(shorter, n_examples=2) == []
+    assert [m["content"] for m in without_oldest(messages)] == ["0", "3", "4", "5"]

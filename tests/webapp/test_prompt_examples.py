@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.urls import reverse
 
 from ml.errors import DataError, SpecError
 from tests.webapp.prompt_data import TEST, TRAIN, VALIDATION, stored
@@ -146,3 +147,22 @@ def test_an_evaluation_on_rows_that_the_prompt_shows_is_refused_before_anything_
     with pytest.raises(DataError, match="Row 6 and 5 more of the test split of turned@1 may be shown by near@1"):
         evaluation_submit(team=team, user=None, model="near", dataset_version_id=turned.pk)
     assert not Evaluation.objects.exists()
+
+
+def test_a_row_that_is_too_long_to_be_an_example_is_none(team: Team) -> None:
+    data = stored(team, train=(*TRAIN, ("word " * 1000, "billing")))
+    assert max(len(example.question) for example in pool(data)) < 100
+
+
+def test_a_prompt_keeps_its_data_set_when_that_is_archived(client_of: Any, member: Any, data: DatasetVersion) -> None:
+    made = prompt_create(
+        team=data.team, user=None, name="queue", technique="zero_shot", template="{text}", dataset=data
+    )
+    data.dataset.is_archived = True
+    data.dataset.save()
+    url = reverse("prompts:new_version", args=[made.prompt_id])
+    page = client_of(member).get(url).content.decode()
+    assert f'<option value="{data.pk}" selected>support@1</option>' in page
+    typed = {"technique": "zero_shot", "template": "Now {text}", "dataset": str(data.pk), "base": "1"}
+    assert client_of(member).post(url, typed).status_code == 302
+    assert made.prompt.versions.get(number=2).dataset_version == data

@@ -82,7 +82,9 @@ class PromptForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.pairs: list[dict[str, str]] = pairs_of(self.data) if self.is_bound else self.initial.get("examples", [])
         self.team = team
-        self.datasets: list[DatasetVersion] = versions_for_prompts(team)
+        chosen = str(self["dataset"].value() or "")
+        pk = int(chosen) if chosen.isascii() and chosen.isdigit() and len(chosen) < 12 else None
+        self.datasets: list[DatasetVersion] = versions_for_prompts(team, chosen=pk)
         collections = Collection.objects.for_team(team).values_list("pk", "name")
         self._choices("dataset", [("", "none"), *((v.pk, str(v)) for v in self.datasets)])
         self._choices("collection", [("", "none"), *collections])

@@ -24,6 +24,8 @@ from webapp.services.prompting import FIELD_NAME, QUESTION
 
 POOL = 20_000
 READ = 200_000
+MAX_CHARACTERS = 4_000
+"""Of a question and its answer; a longer row would leave no room for the question that is asked."""
 HELD_OUT = ("validation", "test")
 _POOLS_KEPT = 2
 _pools: dict[str, list[Example]] = {}
@@ -108,7 +110,8 @@ def _read_pool(version: DatasetVersion) -> list[Example]:
     held_out = {_print_of(example.question) for split in HELD_OUT for example in rows(version, split)}
     draw = random.Random(0)  # noqa: S311 - a sample, no secret
     kept: list[Example] = []
-    usable = (e for e in islice(rows(version, "train"), READ) if _print_of(e.question) not in held_out)
+    short = (e for e in islice(rows(version, "train"), READ) if len(e.question) + len(e.answer) <= MAX_CHARACTERS)
+    usable = (e for e in short if _print_of(e.question) not in held_out)
     for place, example in enumerate(usable):
         if place < POOL:
             kept.append(example)
@@ -162,7 +165,10 @@ def try_rows(version: DatasetVersion, *, n: int = 3, seed: int = 0) -> list[Exam
     return random.Random(seed).sample(found, min(n, len(found)))  # noqa: S311
 
 
-def versions_for_prompts(team: Team) -> list[DatasetVersion]:
-    """What the editor offers: every version of the data sets in use, newest first."""
-    found = DatasetVersion.objects.for_team(team).filter(dataset__is_archived=False).select_related("dataset")
-    return list(found.order_by("dataset__name", "-number")[:300])
+def versions_for_prompts(team: Team, *, chosen: int | None = None) -> list[DatasetVersion]:
+    """What the editor offers: every version of the data sets in use, newest first, and the one that is chosen."""
+    rows_of_team = DatasetVersion.objects.for_team(team).select_related("dataset").order_by("dataset__name", "-number")
+    found = list(rows_of_team.filter(dataset__is_archived=False)[:300])
+    if chosen is not None and chosen not in {version.pk for version in found}:
+        found += rows_of_team.filter(pk=chosen)
+    return found

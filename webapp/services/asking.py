@@ -131,7 +131,7 @@ def request_for(
     if frame.picks_label or frame.rule or collection_id is not None:
         sampling = replace(sampling, repetition_penalty=1.0)
     folded = target.fold(messages)
-    asked: dict[str, Any] = {"messages": folded}
+    asked: dict[str, Any] = {"messages": folded, "n_examples": 2 * len(frame.examples)}
     if frame.nearest is not None:
         asked = {
             "messages": [dict(m) for m in messages],
