@@ -15,7 +15,14 @@ from django.db.models import F, OuterRef, Q, Subquery
 from ml.errors import NotFoundError
 from ml.specs.measures import EVALUATION_METRICS
 from webapp.models import AdapterVersion, Evaluation, EvaluationComparison, EvaluationRow, PromptVersion, Team
-from webapp.selectors.evaluation_rows import ROWS_A_PAGE, SHOWN_CHARACTERS, RowsPage, answered_row, lines_of
+from webapp.selectors.evaluation_rows import (
+    ROWS_A_PAGE,
+    SHOWN_CHARACTERS,
+    RowsPage,
+    answered_row,
+    lines_of,
+    without_shared,
+)
 from webapp.selectors.metrics import METRICS, Metric
 
 Version = AdapterVersion | PromptVersion
@@ -123,7 +130,7 @@ def disagreements(pair: Pair, given: Mapping[str, str]) -> RowsPage:
     rows = rows.filter(conditions[show]) if kept else rows
     page = Paginator(rows, ROWS_A_PAGE).get_page(given.get("page"))
     indexed = EvaluationRow.objects.in_bulk([row.other_pk for row in page.object_list])
-    mine = lines_of(pair.left, page.object_list)
+    mine = without_shared(lines_of(pair.left, page.object_list))
     theirs = lines_of(pair.right, [indexed[row.other_pk] for row in page.object_list])
     shown = [
         answered_row(index, line, other_got=str(other.get("text") or other["got"])[:SHOWN_CHARACTERS],

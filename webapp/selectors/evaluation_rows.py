@@ -16,6 +16,7 @@ from django.db.models import Q, QuerySet
 
 from webapp import storage
 from webapp.models import Evaluation, EvaluationRow
+from webapp.selectors.dataset_rows import common_beginning
 
 ROWS_A_PAGE = 25
 SHOWN_CHARACTERS = 1200
@@ -62,6 +63,12 @@ def lines_of(evaluation: Evaluation, rows: Iterable[EvaluationRow]) -> list[dict
     return found
 
 
+def without_shared(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines with the beginning that their questions share, a data set's framing mostly, taken off."""
+    n_shared = common_beginning([str(line["question"]) for line in lines])
+    return [{**line, "question": "… " + line["question"][n_shared:]} for line in lines] if n_shared else lines
+
+
 def answered_row(index: EvaluationRow, line: Mapping[str, Any], **other: Any) -> AnsweredRow:
     def short(name: str) -> str:
         text = str(line.get(name) or "")
@@ -98,6 +105,6 @@ def narrowed(evaluation: Evaluation, given: Mapping[str, str]) -> tuple[QuerySet
 def rows_page(evaluation: Evaluation, given: Mapping[str, str]) -> RowsPage:
     rows, kept = narrowed(evaluation, given)
     page = Paginator(rows, ROWS_A_PAGE).get_page(given.get("page"))
-    lines = lines_of(evaluation, page.object_list)
+    lines = without_shared(lines_of(evaluation, page.object_list))
     shown = [answered_row(index, line) for index, line in zip(page.object_list, lines, strict=True)]
     return RowsPage(page=page, rows=shown, kept=kept)

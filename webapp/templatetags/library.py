@@ -75,3 +75,11 @@ def pvalue(value: object) -> str:
     if not isinstance(value, (int, float)):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+@register.filter
+def latency(ms: object) -> str:
+    """Milliseconds, or seconds from one on."""
+    if not isinstance(ms, (int, float)):
+        return "–"
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
