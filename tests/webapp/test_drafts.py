@@ -96,12 +96,8 @@ def test_the_review_page_shows_rows_with_their_origin_and_what_to_know(judge: An
 
 
 def test_answers_to_one_question_that_differ_are_flagged(judge: Any, team: Any, member: Any) -> None:
-    row = judge("Who owns it?", "Me.")
-    other = DraftRow.objects.create(
-        team=team, kind="good", messages=row.messages, answer="You.", question_digest=row.question_digest, digest="x"
-    )
-    shown = selectors.shown_rows(team, [row, other], user=member)
-    assert [item.contradicts for item in shown] == [1, 1]
+    rows = [judge("Who owns it?", "Me."), judge("who  OWNS it?", "You.")]
+    assert [item.contradicts for item in selectors.shown_rows(team, rows, user=member)] == [1, 1]
 
 
 def test_another_reader_sees_the_row_but_no_way_into_the_conversation(judge: Any, admin: Any, client_of: Any) -> None:
@@ -141,6 +137,16 @@ def test_rows_are_dropped_kept_and_edited_on_the_page(judge: Any, member: Any, c
     assert (row.state, row.question, row.answer, row.edited_by) == ("kept", "Who owns it?", "Both.", member)
     assert b"edited by max" in part.content
     assert AuditEvent.objects.filter(action__startswith="draft.").count() == 2
+
+
+def test_the_turns_before_a_question_can_be_left_out(judge: Any, member: Any, client_of: Any) -> None:
+    judge("Who?", "You.")
+    row = judge("Since when?", "May.")
+    client_of(member).post(
+        f"/datasets/draft/{row.pk}/edit/", {"question": "Since when?", "answer": "May.", "alone": "1"}
+    )
+    row.refresh_from_db()
+    assert row.messages == [{"role": "user", "content": "Since when?"}]
 
 
 def test_an_edit_without_an_answer_is_refused_and_what_was_typed_stays(judge: Any, member: Any, client_of: Any) -> None:

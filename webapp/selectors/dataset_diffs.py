@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.selectors.dataset_rows import common_beginning
 from webapp.selectors.diffs import Diff, side_by_side
 
 
@@ -32,6 +33,7 @@ class Change:
 
 def shown(found: Mapping[str, Any]) -> dict[str, Any]:
     """Counts, and examples under headings; kinds that did not occur have none."""
+    _shorten(found)
     changes = [Change(**pair) for pair in found["changed"]["examples"]]
     return {
         "n_before": found["n_before"], "n_after": found["n_after"],
@@ -43,3 +45,12 @@ def shown(found: Mapping[str, Any]) -> dict[str, Any]:
         "lists": [("Added", "+", found["added"]), ("Removed", "−", found["removed"])],
         "is_empty": found["n_before"] == found["n_after"] == found["same"]["n"],
     }  # fmt: skip
+
+
+def _shorten(found: Mapping[str, Any]) -> None:
+    """Gives every row a `lead`: its text without what all of them begin with, such as one instruction."""
+    rows = [row for kind in ("changed", "moved") for pair in found[kind]["examples"] for row in pair.values()]
+    rows += [row for kind in ("added", "removed") for row in found[kind]["examples"]]
+    n_shared = common_beginning([row["text"] for row in rows])
+    for row in rows:
+        row["lead"] = ("… " if n_shared else "") + row["text"][n_shared:]

@@ -32,8 +32,9 @@ def digest_of_texts(*texts: str) -> str:
 
 
 def digests_of(messages: Sequence[dict[str, str]], answer: str) -> dict[str, str]:
+    """Of the last question, whatever was said before it, and of everything with its answer."""
     asked = [message["content"] for message in messages if message["role"] != "system"]
-    return {"question_digest": digest_of_texts(*asked), "digest": digest_of_texts(*asked, answer)}
+    return {"question_digest": digest_of_texts(asked[-1]), "digest": digest_of_texts(*asked, answer)}
 
 
 @transaction.atomic
@@ -98,8 +99,11 @@ def draft_decide(*, rows: Sequence[DraftRow], user: Any, is_kept: bool) -> int:
 
 
 @transaction.atomic
-def draft_edit(*, row: DraftRow, user: Any, question: str, answer: str) -> DraftRow:
-    """Another question or answer, and the row is kept. Raises SpecError for empty text, 409 for a stored row."""
+def draft_edit(*, row: DraftRow, user: Any, question: str, answer: str, alone: bool = False) -> DraftRow:
+    """Another question or answer, `alone` without the turns before it; the row is kept then.
+
+    Raises ColdframeError for empty text (400) and for a stored row (409).
+    """
     row = DraftRow.objects.select_for_update().get(pk=row.pk)
     if row.state == DraftRow.State.STORED or is_pending(row):
         raise ColdframeError("This row is in a version, which never changes.", status=409,
@@ -109,7 +113,7 @@ def draft_edit(*, row: DraftRow, user: Any, question: str, answer: str) -> Draft
         texts[field] = clean_text(given, field=field, limit=MAX_ANSWER).strip()
         if not texts[field]:
             raise ColdframeError(f"The {field} is empty.", field=field, hint="Drop the row if it is not to be learnt.")
-    messages = [*row.messages[:-1], {"role": "user", "content": texts["question"]}]
+    messages = [*([] if alone else row.messages[:-1]), {"role": "user", "content": texts["question"]}]
     row.messages, row.answer, row.state, row.edited_by = messages, texts["answer"], DraftRow.State.KEPT, user
     for name, value in digests_of(messages, row.answer).items():
         setattr(row, name, value)

@@ -69,7 +69,8 @@ def decide(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     row = selectors.row_of(request.team, pk)
-    typed = {"question": request.POST.get("question", ""), "answer": request.POST.get("answer", "")}
+    typed: dict[str, Any] = {name: request.POST.get(name, "") for name in ("question", "answer")}
+    typed["alone"] = request.POST.get("alone") == "1"
     try:
         draft_edit(row=row, user=request.user, **typed)
     except ColdframeError as error:
