@@ -204,6 +204,7 @@ class Answers:
                 "prompt_tokens": event.prompt_tokens,
                 "prefix_tokens": event.prefix_tokens,
                 "cached_tokens": event.cached_tokens,
+                "model": event.model,
                 "dropped": ticket.info.get("dropped", 0),
                 "engine": self._engine_id,
             }

@@ -92,9 +92,14 @@ class Batch:
         except Exception as error:
             self._fail_unexpected(row, error)
             return
-        n_prompt = len(row.request.prompt_ids)
         self._emit(
-            Started(id=row.request.id, prompt_tokens=n_prompt, prefix_tokens=row.prefix_tokens, cached_tokens=n_cached)
+            Started(
+                id=row.request.id,
+                prompt_tokens=len(row.request.prompt_ids),
+                prefix_tokens=row.prefix_tokens,
+                cached_tokens=n_cached,
+                model=row.adapter.artifact if row.form == "own_backbone" else "",
+            )
         )
 
     def _prefill(self, chunks: Sequence[Chunk]) -> Results:

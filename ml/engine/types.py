@@ -70,6 +70,8 @@ class Started:
     prefix_tokens: int
     cached_tokens: int = 0
     """Of the prompt: its beginning was read by another row already."""
+    model: str = ""
+    """The adapter whose own model the row runs on; empty: the frozen one that all tasks share."""
 
 
 @dataclass(frozen=True, kw_only=True)

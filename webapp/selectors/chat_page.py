@@ -20,7 +20,7 @@ GLYPHS = {"zero_shot": "t-zero", "few_shot": "t-few", "chain_of_thought": "t-cot
 TECHNIQUES = dict(PromptVersion.Technique.choices)
 FIGURES = (
     "engine", "first_step", "last_step", "prompt_tokens", "prefix_tokens", "dropped", "first_token_ms", "tokens_per_s",
-    "n_dropped_markers", "finish_reason",
+    "n_dropped_markers", "finish_reason", "model",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ml.data.chat import prompt_ids
 from ml.engine.own import own_tensors, sharing
-from ml.engine.types import Done, Token
+from ml.engine.types import Done, Started, Token
 from ml.errors import ArtifactError
 from tests.ml.engine.conftest import OWN, InlineExecutor, request_of, run
 from tests.ml.engine.test_schedules import ROOM_FOR_ONE
@@ -153,6 +153,12 @@ def test_weights_with_values_that_are_none_are_refused(zoo, make_engine, tmp_pat
     zoo.shas["broken"] = sha
     assert "NaN" in str(run(engine, [request_of(zoo, "broken", ids)]).failed("broken").error)
     del zoo.shas["broken"]
+
+
+def test_the_start_says_which_model_it_is(zoo, make_engine, ids):
+    outcome = run(make_engine(), [request_of(zoo, kind, ids) for kind in ("plain", "lora", "dora")])
+    started = {event.id: event.model for event in outcome.events if isinstance(event, Started)}
+    assert started == {"plain": "", "lora": "", "dora": zoo.shas["dora"]}
 
 
 def test_cancelling_a_row_of_its_own_model_frees_the_slot(zoo, make_engine, ids):

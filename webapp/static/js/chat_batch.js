@@ -87,8 +87,9 @@ function draw() {
   const ran = answers.filter((a) => a.tokens && Number.isFinite(a.first_step) && Number.isFinite(a.last_step));
   panel.hidden = !ran.length;
   if (!ran.length) return;
-  const engine = ran.at(-1).engine;
-  const together = ran.filter((a) => a.engine === engine);
+  const home = (a) => `${a.engine} ${a.model ?? ""}`;
+  const here = home(ran.findLast((a) => !a.model) ?? ran.at(-1));
+  const together = ran.filter((a) => home(a) === here);
   const from = Math.min(...together.map((a) => a.first_step));
   const span = Math.max(...together.map((a) => a.last_step)) - from + 1;
   const place = (r, kind) => [rect((100 * (r.first_step - from)) / span, (100 * (r.last_step - r.first_step + 1)) / span, kind)];
@@ -101,10 +102,10 @@ function draw() {
   const ms = state.batch?.step_ms;
   if (ms) line.textContent += ` · ${ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`} a step`;
   lanes.replaceChildren(...ran.flatMap((a) => {
-    const here = a.engine === engine;
+    const isHere = home(a) === here;
     const tokens = `${number(a.tokens ?? 0)} token${a.tokens === 1 ? "" : "s"}${a.open ? "" : ", finished"}`;
-    return lane(a.label, here ? place(a, "f-grown") : [], here ? tokens : `${tokens}, on another engine`);
+    return lane(a.label, isHere ? place(a, "f-grown") : [], isHere ? tokens : `${tokens}, ${a.model ? "on a model of its own" : "on another engine"}`);
   }), ...drawOthers(state, place));
   const others = ran.length - together.length;
-  note.textContent = `Steps ${number(from)}–${number(from + span - 1)} of the engine from left to right; where lanes overlap, one pass made a token for each.${others ? ` ${others} ran on another engine.` : ""}`;
+  note.textContent = `Steps ${number(from)}–${number(from + span - 1)} of the engine from left to right; where lanes overlap, one pass made a token for each.${others ? ` ${others} ran elsewhere.` : ""}`;
 }
