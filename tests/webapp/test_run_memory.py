@@ -106,7 +106,10 @@ def test_without_an_engine_the_panel_says_when_the_plan_comes(client: Client, se
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(UnavailableError("No engine answered.", hint=""), "busy"), (SpecError("A bad k.", hint="Less."), "A bad k.")],
+    [
+        (UnavailableError("No engine answered.", hint=""), "load delay:2s"),
+        (SpecError("A bad k.", hint="Less."), "A bad k."),
+    ],
 )
 def test_a_plan_that_fails_is_a_sentence(client: Client, service: Service, error: Exception, words: str) -> None:
     service.said = error

@@ -20,6 +20,7 @@ from webapp.forms.runs import TrainForm
 TIMEOUT_S = 3.0
 REMEDIES_TIMEOUT_S = 20.0
 NO_ENGINE = "The plan comes when the run starts: no engine is there to ask."
+BUSY = "Planning the memory takes longer than usual; asking again …"
 WORDS = {"fits": "Fits", "tight": "Tight", "does_not_fit": "Does not fit"}
 _LOOKS = {"fits": "cf-ok", "tight": "cf-tight", "does_not_fit": "cf-no"}
 _PARTS = (
@@ -58,6 +59,8 @@ class Memory:
     """What the panel shows; `problem` alone when there is no plan."""
 
     problem: str = ""
+    is_busy: bool = False
+    """The plan may be there in a moment, as when the planner has only just been started."""
     verdict: str = ""
     word: str = ""
     look: str = ""
@@ -83,9 +86,7 @@ def memory_of(form: TrainForm, *, wants_fixes: bool = False) -> Memory:
             return Memory(problem=NO_ENGINE)
         said = stream.call_service("plan", payload, REMEDIES_TIMEOUT_S if wants_fixes else TIMEOUT_S)
     except UnavailableError:
-        return Memory(
-            problem="The plan is not there yet: whoever makes it is busy. It is asked for again on the next change."
-        )
+        return Memory(problem=BUSY, is_busy=True)
     except ColdframeError as error:
         return Memory(problem=f"{error.message} {error.hint}".strip())
     return _shown(said, form)
