@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -23,17 +24,19 @@ from ml.artifact import Manifest, verify
 from ml.backbone import Backbone, family_of, load_backbone, model_folder
 from ml.checkpoint import trainables
 from ml.data.rows import Dataset, read_dataset
-from ml.errors import ArtifactError, SpecError
+from ml.errors import ArtifactError, ColdframeError, SpecError
 from ml.events import Emitter
 from ml.limits import memory_advice, peak_bytes, usable_length
 from ml.methods import build, enable_checkpointing
-from ml.objectives import objective_for
-from ml.plan import figures, plan
+from ml.objectives import Objective, objective_for
+from ml.plan import Plan, figures, plan
 from ml.processes import Processes
 from ml.specs import METHODS, TrainSpec, check_fits, train_spec
 from ml.train import Trainer
 
 STOPPED = 75
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,17 +177,7 @@ def prepare(
     if n_cut:
         emit("phase", text=f"{n_cut} of {len(items)} training rows are longer than {max_length} tokens and cut")
     device = str(backbone.model.device.type)
-    needed = plan(
-        spec,
-        backbone.model.config,
-        device=device,
-        dtype=backbone.model.dtype,
-        family=backbone.family,
-        labels=len(dataset.labels),
-        label_tokens=objective.label_lengths() if dataset.labels else (),
-        **figures(items),
-    )
-    emit("plan", **needed.as_dict())
+    needed = planned(spec, backbone, dataset, objective, items, emit)
     with memory_advice(spec, needed, device):
         model = build(backbone, spec.method, spec.options, spec.seed)
     if spec.gradient_checkpointing:
@@ -203,3 +196,29 @@ def prepare(
         emit=emit,
         processes=processes,
     )
+
+
+def planned(
+    spec: TrainSpec, backbone: Backbone, dataset: Dataset, objective: Objective, items: list[Any], emit: Emitter
+) -> Plan | None:
+    """The memory plan, also as an event; None, with a warning, for a model that cannot be simulated."""
+    try:
+        needed = plan(
+            spec,
+            backbone.model.config,
+            device=str(backbone.model.device.type),
+            dtype=backbone.model.dtype,
+            family=backbone.family,
+            labels=len(dataset.labels),
+            label_tokens=objective.label_lengths() if dataset.labels else (),
+            **figures(items),
+        )
+    except ColdframeError:
+        raise
+    except Exception as error:  # a plan is advice: a model whose forward asks for values still trains
+        logger.warning("no memory plan for %s", backbone.name, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"[:200]
+        emit("warning", text=f"The memory of this run could not be planned ({reason}); it goes on without a plan.")
+        return None
+    emit("plan", **needed.as_dict())
+    return needed

@@ -39,7 +39,7 @@ def peak_bytes(device: str) -> int:
 
 
 @contextmanager
-def memory_advice(spec: TrainSpec, needed: Plan, device: str) -> Iterator[None]:
+def memory_advice(spec: TrainSpec, needed: Plan | None, device: str) -> Iterator[None]:
     """Turns running out of memory into OutOfMemoryError with what would make the run fit."""
     try:
         yield
@@ -48,6 +48,8 @@ def memory_advice(spec: TrainSpec, needed: Plan, device: str) -> Iterator[None]:
             raise
         raise OutOfMemoryError(
             f"There is not enough memory for {spec.micro_batch_size} rows at once of up to {spec.max_length} tokens.",
-            hint=advice(spec, needed, free_bytes(device)),
+            hint=advice(spec, needed, free_bytes(device))
+            if needed
+            else "Set fewer rows at once, or a shorter longest row.",
             field="micro_batch_size",
         ) from error

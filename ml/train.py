@@ -40,7 +40,7 @@ class Trainer:
 
     def __init__(
         self, *, spec: TrainSpec, backbone: Backbone, model: Any, dataset: Dataset, objective: Objective,
-        items: list[Any], needed: Plan, workdir: Path, emit: Emitter, processes: Processes,
+        items: list[Any], needed: Plan | None, workdir: Path, emit: Emitter, processes: Processes,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self.spec, self.backbone, self.model, self.dataset = spec, backbone, model, dataset

@@ -199,3 +199,16 @@ def test_bfloat16_trains_float32_adapters(paths: dict[str, Path]) -> None:
     assert trainer.backbone.model.dtype == torch.bfloat16
     assert {p.dtype for p in trainer.parameters} == {torch.float32}
     assert trainer.run() is not None
+
+
+def test_a_model_that_cannot_be_planned_trains_without_a_plan(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*args: Any, **values: Any) -> Any:
+        raise NotImplementedError("aten::nonzero on meta")
+
+    monkeypatch.setattr("ml.cli_train.plan", plan)
+    emit = Recorder()
+    assert tiny_trainer(tiny_spec(steps=1), **paths, emit=emit).run() is not None
+    assert "aten::nonzero on meta" in emit.named("warning")[0]["text"]
+    assert emit.named("plan") == []
