@@ -219,7 +219,8 @@ class Answers:
     def _finish(self, ticket: Ticket, event: Done, found: dict[str, Any]) -> None:
         figures = {key: value for key, value in asdict(event).items() if key not in ("id", "text", "tail")}
         figures = {key: value for key, value in figures.items() if value != () or key not in ("scores", "n_scored")}
-        chosen = _likeliest(ticket.request.choices, event.scores)
+        # A classifier head has sent its label already.
+        chosen = "" if event.labels else _likeliest(ticket.request.choices, event.scores)
         is_final = event.finish_reason == "cancelled" or bool(event.labels)
         marker = "" if is_final else marker_for(event.text, ticket.sources or [])
         done = done_data(**figures, **found, is_marker_added=bool(marker))

@@ -26,10 +26,12 @@ class Closer:
 
 
 def closer_of(
-    text: str, *, reason: FinishReason = "stop", sources: list[dict[str, Any]] | None, labels: tuple[Label, ...] = ()
-) -> Closer:
+    text: str, *, reason: FinishReason = "stop", sources: list[dict[str, Any]] | None, labels: tuple[Label, ...] = (),
+    scores: tuple[float, ...] = (), choices: tuple[str, ...] = (),
+) -> Closer:  # fmt: skip
     """What closes an answer whose last word was not sent yet."""
-    request = GenerateRequest(id=new_id(), team_id=1, base="base", messages=[{"role": "user", "content": "Whose?"}])
+    request = GenerateRequest(id=new_id(), team_id=1, base="base", messages=[{"role": "user", "content": "Whose?"}],
+                              choices=list(choices))  # fmt: skip
     tickets, closer = Tickets(), Closer()
     ends_ms = int(time.time() * 1000) + 60_000
     tickets.add(Ticket(request=request, entry_id="1-1", ends_ms=ends_ms, sources=sources))
@@ -37,9 +39,9 @@ def closer_of(
     answers.handle(
         [
             Done(
-                id=request.id, finish_reason=reason, text=text, tail=text.split()[-1], prompt_tokens=1,
-                completion_tokens=1, first_step=1, last_step=1, first_token_ms=1.0, tokens_per_s=1.0,
-                labels=labels,
+                id=request.id, finish_reason=reason, text=text, tail="" if choices else text.split()[-1],
+                prompt_tokens=1, completion_tokens=1, first_step=1, last_step=1, first_token_ms=1.0, tokens_per_s=1.0,
+                labels=labels, scores=scores, n_scored=tuple(2 for _ in scores),
             )
         ]
     )  # fmt: skip
@@ -69,6 +71,20 @@ def test_a_label_ends_as_it_is_with_the_probabilities_of_all_labels() -> None:
     assert closer.events[0]["labels"] == (
         {"label": "both neighbours", "probability": 0.75}, {"label": "nobody", "probability": 0.25}
     )  # fmt: skip
+
+
+def test_the_likeliest_choice_is_the_answer_and_all_scores_go_along() -> None:
+    closer = closer_of("", sources=None, scores=(-3.0, -0.5), choices=("nobody", "both"))
+    assert closer.closed == [("both", "both")]
+    assert closer.events[0]["scores"] == (-3.0, -0.5) and closer.events[0]["n_scored"] == (2, 2)
+    assert "scores" not in closer_of("It is so.", sources=None).events[0]
+
+
+def test_a_head_asked_to_choose_says_its_label_once() -> None:
+    """Its label was sent as a token: sent again at the end, it would stand there twice."""
+    labels = (Label(label="both", probability=0.75),)
+    closer = closer_of("both", sources=None, labels=labels, scores=(-9.0, -0.3), choices=("nobody", "both"))
+    assert closer.closed == [("both", "")]
 
 
 def test_an_answer_without_labels_says_nothing_of_them() -> None:

@@ -167,10 +167,10 @@ def test_a_row_that_does_not_fit_counts_as_wrong_and_says_why(tmp_path: Path):
     assert json.loads((folder / "out" / "summary.json").read_text())["figures"]["n_errors"] == 1
 
 
-def test_what_is_wrong_with_the_subject_ends_the_evaluation_at_once(tmp_path: Path):
+def test_what_is_wrong_with_the_subject_ends_the_evaluation_at_once(engines: Engines, tmp_path: Path):
     with pytest.raises(ModelError, match="This engine serves tiny-llama"):
         evaluate(requests_file(tmp_path / "w", base="another"), Heard())
-    assert not stream_redis.client().xlen(stream.REQUESTS)
+    wait_for(lambda: not stream_redis.client().xlen(stream.REQUESTS), engines)
 
 
 def test_the_process_says_what_was_wrong_and_exits_with_the_code_for_it(engines: Engines, tmp_path: Path):
