@@ -10,7 +10,7 @@ import pytest
 
 from ml.artifact import artifact_id, load_adapter, verify
 from ml.backbone import load_backbone, sha256_of
-from ml.errors import ArtifactError
+from ml.errors import ArtifactError, StorageError
 from tests.ml.conftest import save_tiny_llama
 from tests.ml.running import tiny_spec, train_whole
 
@@ -97,6 +97,6 @@ def test_nothing_is_left_behind_when_saving_fails(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ml.artifact._card", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match="out could not be written: No space left"):
         train_whole(tiny_spec(steps=1), model=tiny_llama_dir, dataset=tiny_dataset_dir, workdir=tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "checkpoints"]
