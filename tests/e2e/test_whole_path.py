@@ -55,7 +55,7 @@ def _bring_data(page: Page, tmp_path: Path) -> None:
 def _train(page: Page, method: str, adapter: str) -> str:
     """Starts a run of a few steps by the form and watches it to its end; returns its address."""
     page.goto("/runs/new/")
-    data = page.locator("select").first
+    data = page.locator("select[name=dataset_version]")
     data.select_option(label=next(o for o in data.locator("option").all_inner_texts() if o.startswith("queues@1")))
     page.locator(f"input[name=method][value={method}]").check(force=True)
     page.locator("details summary", has_text="Advanced").click()

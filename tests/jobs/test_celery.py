@@ -25,7 +25,7 @@ def test_long_tasks_are_acknowledged_at_once_and_never_timed_out() -> None:
 
 def test_a_message_for_one_queue_never_reaches_the_other() -> None:
     assert {(queue.name, queue.exchange.name, queue.routing_key) for queue in app.conf.task_queues} == {
-        ("gpu", "gpu", "gpu"), ("cpu", "cpu", "cpu")
+        ("gpu", "gpu", "gpu"), ("cpu", "cpu", "cpu"), ("eval", "eval", "eval")
     }  # fmt: skip
 
 
