@@ -26,7 +26,8 @@ from typing import Any
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: the project's folder instead of bench/, whose files are called like libraries
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ml.backbone import Backbone, load_backbone, model_folder
 from ml.data.chat import completion_ids, prompt_ids, stop_ids

@@ -30,7 +30,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: the project's folder instead of bench/, whose files are called like libraries
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import psutil
 
