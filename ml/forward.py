@@ -124,7 +124,7 @@ def share(model: Any, rows: Sequence[Sequence[int]], n_shared: int) -> Ragged:
     n_past = 0
     if cache is not None:
         n_past = int(cache.get_seq_length())
-        for layer in cache.layers:
+        for layer in (layer for layer in cache.layers if layer.keys is not None):
             layer.keys = layer.keys.expand(len(rows), -1, -1, -1)
             layer.values = layer.values.expand(len(rows), -1, -1, -1)
     ids, mask = pad_right([row[n_shared:] for row in rows], device)

@@ -2,8 +2,8 @@
 
 Legend: B rows, T positions of one pass, D width. While recording, the states that leave the last frozen block are noted
 and the blocks above it let them pass. While replaying, stand-ins take the places of the frozen blocks, and the first
-brings the noted states back. Places are kept: a block above the cut has its own index, and stand-ins put one number a
-position into the keys and values, so that a cache knows its length and a shared prefix may be run once and expanded.
+brings the noted states back. Places are kept: a block above the cut has its own index, and the first stand-in puts one
+number a position into the keys and values, so that a cache knows its length and a shared prefix may be run once.
 Dropout below the cut is not drawn: what is frozen is used as in evaluation. A pass must see either every row of the
 batch in its order, or (at batch size 1) what all rows begin with; padding must be on the right.
 """
@@ -63,30 +63,30 @@ def cuts_of(model: Any, *, n_top: int) -> list[Cut]:
 
 
 class _StandIn(nn.Module):
-    """Stands where a block was and lets states pass."""
+    """Stands where a block was and lets states pass. The keys and values of its place stay empty."""
 
-    def __init__(self, place: int, n_more: int) -> None:
+    def __init__(self, n_more: int) -> None:
         super().__init__()
-        self.place, self.n_more = place, n_more
+        self.n_more = n_more
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return hidden_states if self.n_more == TENSOR_ALONE else (hidden_states, *[None] * self.n_more)
+
+
+class _Replay(_StandIn):
+    """The first of them: brings back each row's states [T, D] from the position on that the cache has come to."""
+
+    def __init__(self, rows: Sequence[Tensor], n_more: int) -> None:
+        super().__init__(n_more)
+        self.rows = rows
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         cache = _cache_among((*args, *kwargs.values()))
         states = self.states_for(hidden_states, 0 if cache is None else int(cache.get_seq_length()))
         if cache is not None:
             one = states.new_zeros(states.shape[0], 1, states.shape[1], 1)
-            cache.update(one, one, self.place)
-        return states if self.n_more == TENSOR_ALONE else (states, *[None] * self.n_more)
-
-    def states_for(self, hidden_states: Tensor, n_past: int) -> Tensor:
-        return hidden_states
-
-
-class _Replay(_StandIn):
-    """Brings back each row's states [T, D] from position `n_past` on."""
-
-    def __init__(self, rows: Sequence[Tensor], n_more: int) -> None:
-        super().__init__(0, n_more)
-        self.rows = rows
+            cache.update(one, one, 0)
+        return super().forward(states)
 
     def states_for(self, hidden_states: Tensor, n_past: int) -> Tensor:
         states = torch.zeros_like(hidden_states)
@@ -124,7 +124,7 @@ def recording(cuts: Sequence[Cut]) -> Iterator[dict[str, Tape]]:
     with ExitStack() as opened:
         for cut in cuts:
             above = range(cut.n_below, len(cut.blocks))
-            opened.enter_context(_instead(cut.blocks, {n: _StandIn(n, TENSOR_ALONE) for n in above}))
+            opened.enter_context(_instead(cut.blocks, {n: _StandIn(TENSOR_ALONE) for n in above}))
             opened.enter_context(_noting(cut, tapes[cut.name]))
         yield tapes
 
@@ -163,6 +163,6 @@ def replaying(cuts: Sequence[Cut], rows: Mapping[str, Sequence[Tensor]], n_more:
     with ExitStack() as opened:
         for cut in cuts:
             more = n_more[cut.name]
-            stand_ins: dict[int, nn.Module] = {n: _StandIn(n, more) for n in range(1, cut.n_below)}
+            stand_ins: dict[int, nn.Module] = {n: _StandIn(more) for n in range(1, cut.n_below)}
             opened.enter_context(_instead(cut.blocks, {0: _Replay(rows[cut.name], more), **stand_ins}))
         yield
