@@ -67,6 +67,7 @@ def _train(page: Page, method: str, adapter: str) -> str:
         ("eval_every", "2"),
     ):
         page.locator(f"[name={name}]:visible, [name$='-{name}']:visible").first.fill(value)
+    expect(page.locator("#memory .cf-verdict")).to_contain_text("free", timeout=60_000)
     shoot(page, f"run-new-{method}")
     page.get_by_role("button", name="Start run").click()
     page.wait_for_url(re.compile(r"/runs/\d+/"))
