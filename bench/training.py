@@ -7,7 +7,7 @@
   start of the prompts switched off, so that what is left is the loop itself and the output layer, which sees only the
   positions that are learned.
 * An epoch of the classifier head after the first ÷ the first, which computes the features.
-* An epoch of the last two layers, 32 rows a step, on kept activations ÷ one that goes the whole way; both share
+* An epoch of the last two layers, 16 rows a step, on kept activations ÷ one that goes the whole way; both share
   prompts. The fewer rows a step, the more the output layer's and the optimizer's fixed cost weigh in the ratio.
 * Seconds from starting the child process, which is what a claimed run does first, to its first step: with the files of
   model and libraries put out of the page cache (as far as no other process holds them), and again right after.
@@ -67,7 +67,7 @@ class Sizes:
 
 
 FULL = Sizes(repetitions=5, lora_steps=8, head_rows=512, head_epochs=6, lower_rows=160, lower_epochs=4, starts=3)
-QUICK = Sizes(repetitions=3, lora_steps=4, head_rows=192, head_epochs=5, lower_rows=96, lower_epochs=3, starts=1)
+QUICK = Sizes(repetitions=3, lora_steps=4, head_rows=192, head_epochs=5, lower_rows=48, lower_epochs=3, starts=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +160,13 @@ def last_k(bench: Bench, sizes: Sizes, repetition: int) -> dict[str, float]:
     dataset, figures = bench.first(sizes.lower_rows), {}
 
     def kept() -> float:
-        steps = sizes.lower_rows // 32 * sizes.lower_epochs
-        spec = bench.spec("last_k", steps=steps, batch_size=32, k=2, cache_activations=True)
+        steps = sizes.lower_rows // 16 * sizes.lower_epochs
+        spec = bench.spec("last_k", steps=steps, batch_size=16, k=2, cache_activations=True)
         figures["kept_first"], later = epochs(bench, spec, dataset)
         return later
 
     def uncached() -> float:
-        spec = bench.spec("last_k", steps=sizes.lower_rows // 32 * 2, batch_size=32, k=2, cache_activations=False)
+        spec = bench.spec("last_k", steps=sizes.lower_rows // 16 * 2, batch_size=16, k=2, cache_activations=False)
         return epochs(bench, spec, dataset)[1]
 
     return turns(repetition, {"kept_later": kept, "uncached": uncached}) | figures

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ml.data.chat import Example
+from ml.loss import token_nll
 
 
 def base_of(model: Any) -> Any:
@@ -184,7 +185,7 @@ def completion_nll(
         logits, owner = _whole_rows(model, examples)
     else:
         logits, owner = _remainders(model, examples, sharing=sharing)
-    return functional.cross_entropy(logits.float(), targets, reduction="none"), owner
+    return token_nll(logits, targets), owner
 
 
 def _remainders(model: Any, examples: Sequence[Example], *, sharing: bool) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ml.forward import base_of, pad_right
+from ml.loss import token_nll
 from ml.objectives import Check
 
 
@@ -85,7 +86,7 @@ def target_nll(model: Any, encoded: Encoded, targets: Sequence[Sequence[int]]) -
     """Negative log likelihood [N] in nats of every token of `targets`, and their rows [N]."""
     logits, owner = target_logits(model, encoded, targets)
     wanted = torch.tensor([token for target in targets for token in target], device=logits.device)
-    return torch.nn.functional.cross_entropy(logits, wanted, reduction="none"), owner
+    return token_nll(logits, wanted), owner
 
 
 @torch.no_grad()
