@@ -13,6 +13,7 @@ from webapp.models import Adapter, AdapterVersion, Alias, AuditEvent, Run, Team
 from webapp.selectors import adapters as selectors
 from webapp.selectors.metrics import measure
 from webapp.services import adapters as services
+from webapp.services import aliases
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ def test_an_alias_that_was_moved_meanwhile_is_not_overwritten(team: Team, member
     stale = Alias.objects.select_related("version").get()
     services.alias_move(version=version, name="production", user=member)
     with pytest.raises(ColdframeError, match="moved by someone else"):
-        services._point(stale, version=version, name="production", user=member)
+        aliases._point(aliases.ADAPTERS, stale, version=version, name="production", user=member)
 
 
 def test_renaming_to_a_taken_name_is_refused(team: Team, member: Any, tmp_path: Path) -> None:

@@ -13,19 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Max
-from django.utils import timezone
 from django.utils.text import slugify
 
 from ml.errors import ArtifactError, ColdframeError
 from webapp.models import Adapter, AdapterVersion, Alias, Run
 from webapp.names import name_check
-from webapp.selectors.adapters import alias_verdict
 from webapp.selectors.metrics import with_headline
+from webapp.services.aliases import ADAPTERS, PRODUCTION, alias_point
 from webapp.services.teams import audit
-
-PRODUCTION = "production"
 
 
 def _artifact_id(out: Path) -> str:
@@ -90,49 +87,10 @@ def adapter_publish(*, run: Run, out: Path, manifest: dict[str, Any], fence: int
     return version
 
 
-@transaction.atomic
 def alias_move(*, version: AdapterVersion, name: str, user: Any, reason: str = "") -> Alias:
     """Points `name` at `version`. Raises ColdframeError when `production` is held back and no reason is given."""
-    name = name_check(name, field="alias", longest=40)
-    reason = reason.strip()
-    alias = Alias.objects.select_related("version").filter(adapter=version.adapter, name=name).first()
-    incumbent = alias.version if alias else None
-    if incumbent is not None and incumbent.pk == version.pk:
-        return alias
-    verdict = alias_verdict(version=version, incumbent=incumbent)
-    if name == PRODUCTION and verdict.is_held_back and not reason:
-        raise ColdframeError(
-            f"{name} is held back: {verdict.text}", hint="Give a reason to move it all the same.",
-            code="held_back", field="reason", status=409,
-        )  # fmt: skip
-    if len(reason) > 500:
-        raise ColdframeError(f"A reason has at most 500 characters, got {len(reason)}.", field="reason")
-    alias = _point(alias, version=version, name=name, user=user)
-    audit(
-        team=version.team, user=user, action="alias.move", subject=f"{version.adapter}@{name}", to=version.number,
-        **({"from": incumbent.number} if incumbent else {}), reason=reason, held_back=verdict.is_held_back,
-    )  # fmt: skip
-    return alias
-
-
-def _point(alias: Alias | None, *, version: AdapterVersion, name: str, user: Any) -> Alias:
-    if alias is None:
-        try:
-            return Alias.objects.create(
-                team=version.team, created_by=user, adapter=version.adapter, name=name, version=version
-            )
-        except IntegrityError:
-            raise _moved_meanwhile(name) from None
-    moved = Alias.objects.filter(pk=alias.pk, version=alias.version).update(version=version, moved_at=timezone.now())
-    if moved != 1:
-        raise _moved_meanwhile(name)
-    alias.refresh_from_db()
-    return alias
-
-
-def _moved_meanwhile(name: str) -> ColdframeError:
-    return ColdframeError(f"{name} was moved by someone else meanwhile.", hint="Look again, then decide.",
-                          code="conflict", status=409)  # fmt: skip
+    moved: Alias = alias_point(ADAPTERS, version=version, name=name, user=user, reason=reason)
+    return moved
 
 
 @transaction.atomic

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import IntegrityError, transaction
-from django.utils import timezone
+from django.db import transaction
 
 from ml.errors import ColdframeError, SpecError
 from webapp.models import Adapter, Prompt, PromptAlias, PromptVersion, Team
 from webapp.names import name_check
-from webapp.selectors.adapters import alias_verdict
+from webapp.services.aliases import PROMPTS, alias_point
 from webapp.services.prompt_content import content_check, content_resolve, text_check
 from webapp.services.teams import audit
-
-PRODUCTION = "production"
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
@@ -77,46 +74,7 @@ def _saved_meanwhile(newest: PromptVersion, base: int) -> ColdframeError:
     )  # fmt: skip
 
 
-@transaction.atomic
 def alias_move(*, version: PromptVersion, name: str, user: Any, reason: str = "") -> PromptAlias:
     """Points `name` at `version`. Raises ColdframeError when `production` is held back and no reason is given."""
-    name, reason = name_check(name, field="alias", longest=40), reason.strip()
-    alias = PromptAlias.objects.select_related("version", "prompt").filter(prompt=version.prompt, name=name).first()
-    incumbent = alias.version if alias else None
-    if alias is not None and incumbent is not None and incumbent.pk == version.pk:
-        return alias
-    verdict = alias_verdict(version=version, incumbent=incumbent)
-    if name == PRODUCTION and verdict.is_held_back and not reason:
-        raise ColdframeError(
-            f"{name} is held back: {verdict.text}", hint="Give a reason to move it all the same.",
-            code="held_back", field="reason", status=409,
-        )  # fmt: skip
-    if len(reason) > 500:
-        raise ColdframeError(f"A reason has at most 500 characters, got {len(reason)}.", field="reason")
-    alias = _point(alias, version=version, name=name, user=user)
-    audit(
-        team=version.team, user=user, action="prompt.alias", subject=f"{version.prompt}@{name}", to=version.number,
-        **({"from": incumbent.number} if incumbent else {}), reason=reason, held_back=verdict.is_held_back,
-    )  # fmt: skip
-    return alias
-
-
-def _point(alias: PromptAlias | None, *, version: PromptVersion, name: str, user: Any) -> PromptAlias:
-    if alias is None:
-        try:
-            with transaction.atomic():
-                return PromptAlias.objects.create(
-                    team=version.team, created_by=user, prompt=version.prompt, name=name, version=version
-                )
-        except IntegrityError:
-            raise _moved_meanwhile(name) from None
-    moved = PromptAlias.objects.filter(pk=alias.pk, version=alias.version)
-    if moved.update(version=version, moved_at=timezone.now()) != 1:
-        raise _moved_meanwhile(name)
-    alias.refresh_from_db()
-    return alias
-
-
-def _moved_meanwhile(name: str) -> ColdframeError:
-    return ColdframeError(f"{name} was moved by someone else meanwhile.", hint="Look again, then decide.",
-                          code="conflict", status=409)  # fmt: skip
+    moved: PromptAlias = alias_point(PROMPTS, version=version, name=name, user=user, reason=reason)
+    return moved

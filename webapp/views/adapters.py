@@ -26,6 +26,7 @@ from webapp.selectors.evaluations import figures_of
 from webapp.selectors.metrics import measure
 from webapp.selectors.targets import why_unserved
 from webapp.services import adapters as services
+from webapp.services.aliases import PRODUCTION
 from webapp.views import exchange
 
 SORTABLE = {
@@ -91,7 +92,7 @@ def _exchange(version: AdapterVersion | None) -> dict[str, Any]:
 def _first_move(rows: list[selectors.Row], incumbent: selectors.Row | None) -> dict[str, Any]:
     """What the form for moving an alias starts at: the newest version that is not in production."""
     others = [row.version.number for row in rows if incumbent is None or row.version.pk != incumbent.version.pk]
-    return {"version": others[0] if others else None, "name": services.PRODUCTION if others else "staging"}
+    return {"version": others[0] if others else None, "name": PRODUCTION if others else "staging"}
 
 
 @policy("viewer")
@@ -183,7 +184,7 @@ def verdict(request: HttpRequest, pk: int) -> HttpResponse:
     if wanted is not None:
         incumbent = alias.version if alias else None
         context["verdict"] = selectors.alias_verdict(version=wanted, incumbent=incumbent)
-        context["is_gated"] = name == services.PRODUCTION
+        context["is_gated"] = name == PRODUCTION
         context["test"] = measure(wanted.metrics)
     return render(request, "adapters/_verdict.html", context)
 

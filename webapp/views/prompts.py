@@ -23,6 +23,7 @@ from webapp.selectors.evaluations import figures_of
 from webapp.selectors.metrics import measure
 from webapp.selectors.targets import why_prompt_unserved
 from webapp.services import prompts as services
+from webapp.services.aliases import PRODUCTION
 from webapp.services.prompt_content import content_check
 from webapp.views import prompt_try
 
@@ -113,7 +114,7 @@ def _page(request: HttpRequest, prompt: Prompt, version: PromptVersion, **extra:
     right = selectors.picked(rows, request.GET.get("right"), place)
     left = selectors.picked(rows, request.GET.get("left"), place + 1)
     aliases = selectors.aliases_of(prompt)
-    production = next((a.version for row in aliases.values() for a in row if a.name == services.PRODUCTION), None)
+    production = next((a.version for row in aliases.values() for a in row if a.name == PRODUCTION), None)
     context = {
         "prompt": prompt, "version": version, "rows": selectors.version_rows(rows, aliases), "left": left,
         "right": right, "left_name": f"@{left.number}", "right_name": f"@{right.number}", 
@@ -132,7 +133,7 @@ def _page(request: HttpRequest, prompt: Prompt, version: PromptVersion, **extra:
 def _first_move(rows: list[PromptVersion], production: PromptVersion | None) -> dict[str, Any]:
     """What the form for moving an alias starts at: the newest version that is not in production."""
     others = [row.number for row in rows if production is None or row.pk != production.pk]
-    return {"version": others[0] if others else None, "name": services.PRODUCTION if others else "staging"}
+    return {"version": others[0] if others else None, "name": PRODUCTION if others else "staging"}
 
 
 @policy("viewer")
@@ -179,7 +180,7 @@ def verdict(request: HttpRequest, pk: int) -> HttpResponse:
     context: dict[str, Any] = {"wanted": wanted, "name": name, "alias": alias}
     if wanted is not None:
         context["verdict"] = alias_verdict(version=wanted, incumbent=alias.version if alias else None)
-        context["is_gated"] = name == services.PRODUCTION
+        context["is_gated"] = name == PRODUCTION
         context["test"] = measure(wanted.metrics)
     return render(request, "adapters/_verdict.html", context)
 
