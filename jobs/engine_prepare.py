@@ -92,7 +92,7 @@ def with_examples(request: GenerateRequest) -> GenerateRequest:
     if request.nearest is None:
         return request
     from jobs.nearest import nearest
-    from webapp.services.prompting import Frame
+    from ml.specs.prompting import Frame
 
     given = dict(request.nearest)
     frame = Frame.from_dict(given.pop("frame"))

@@ -60,7 +60,7 @@ class Ballot:
 
     def result(self) -> tuple[Done, dict[str, Any]]:
         """The text that is shown, with the figures of all, and what the vote says."""
-        from webapp.services.voting import vote
+        from ml.specs.voting import vote
 
         rows = [self.done[row_id] for row_id in sorted(self.done, key=lambda i: int(i.rpartition(_SEPARATOR)[2]))]
         cut = next((row for row in rows if row.finish_reason == "cancelled"), None)
@@ -77,6 +77,6 @@ class Ballot:
 
 def answer_in(rule: Mapping[str, Any], text: str) -> dict[str, Any]:
     """What a single text's rule finds; nothing to tell without a rule."""
-    from webapp.services.voting import extract
+    from ml.specs.voting import extract
 
     return {"answer": extract(rule, text)} if rule else {}

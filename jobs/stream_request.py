@@ -35,11 +35,11 @@ class GenerateRequest:
     """What was typed, to search with; "" takes the last user message."""
     nearest: dict[str, Any] | None = None
     """Examples chosen for the question: {"dataset_version_id", "k", "frame"}; `messages` are then folded by the engine
-    (webapp.services.prompting.Frame)."""
+    (ml.specs.prompting.Frame)."""
     n_examples: int = 0
     """Messages behind the system text that are the prompt's examples: they stay when a chat grows too long."""
     rule: dict[str, Any] = field(default_factory=dict)
-    """How the answer is found in the text (webapp.services.voting)."""
+    """How the answer is found in the text (ml.specs.voting)."""
     n_samples: int = 1
     """Texts written; above 1 their answers vote, and the winner's text is the answer."""
     max_tokens: int = 256

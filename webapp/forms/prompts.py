@@ -8,11 +8,11 @@ from django import forms
 from django.http import QueryDict
 
 from ml.errors import ColdframeError, SpecError
+from ml.specs.voting import KINDS
 from webapp.models import Collection, DatasetVersion, PromptVersion, Team
 from webapp.names import name_check
 from webapp.selectors.examples import versions_for_prompts
 from webapp.services.prompt_content import MOST_EXAMPLES, content_check
-from webapp.services.voting import KINDS
 
 PARTS = ("question", "steps", "answer")
 CONTENT = (

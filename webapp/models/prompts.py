@@ -24,7 +24,7 @@ def one_field() -> list[str]:
 
 
 class PromptVersion(TeamScoped):
-    """Never changes once made. What it sends is built by webapp/services/prompting.py."""
+    """Never changes once made. What it sends is built by ml/specs/prompting.py."""
 
     class Technique(models.TextChoices):
         ZERO_SHOT = "zero_shot", "Zero-shot"
@@ -57,7 +57,7 @@ class PromptVersion(TeamScoped):
     examples = models.JSONField(default=list, blank=True)
     """Pairs in the order they are shown: [{"question": …, "answer": …, "steps": …, "row": …}]; empty for nearest."""
     rule = models.JSONField(default=dict, blank=True)
-    """How the answer is found in the text: webapp/services/voting.py."""
+    """How the answer is found in the text: ml/specs/voting.py."""
     n_samples = models.PositiveSmallIntegerField(default=1)
     """Above 1: so many texts are written and their answers vote."""
     sample_temperature = models.FloatField(default=0.7)

@@ -18,9 +18,9 @@ from itertools import islice
 from typing import Any
 
 from ml.errors import SpecError
+from ml.specs.prompting import FIELD_NAME, QUESTION
 from webapp import storage
 from webapp.models import DatasetVersion, Team
-from webapp.services.prompting import FIELD_NAME, QUESTION
 
 POOL = 20_000
 READ = 200_000

@@ -1,7 +1,7 @@
 """What stands around a question when a target sees it: a system text, worked examples, the form of the user's turn.
 
 A hard prompt brings its own; an adapter is asked in the form of the data that it was trained on, since that is what it
-has learned. Rows in, a Frame out; what it does to messages: webapp/services/prompting.py.
+has learned. Rows in, a Frame out; what it does to messages: ml/specs/prompting.py.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ml.specs.prompting import LABELS, SLOT, Nearest, placeholders, worked
+from ml.specs.prompting import Frame as Frame
 from webapp.models import AdapterVersion, PromptVersion
-from webapp.services.prompting import LABELS, SLOT, Nearest, placeholders, worked
-from webapp.services.prompting import Frame as Frame
 
 _OWN_SLOT = "\x00"
 """Cannot be typed: the templates of data sets may hold any text."""

@@ -11,6 +11,7 @@ from django.conf import settings
 
 from jobs import stream
 from ml.errors import UnavailableError
+from ml.specs.prompting import Pair
 from webapp.models import DatasetVersion, PromptVersion
 from webapp.selectors.examples import Example, try_rows
 from webapp.selectors.framing import frame_of_prompt
@@ -18,7 +19,6 @@ from webapp.selectors.prompts import draft_of
 from webapp.selectors.targets import Target
 from webapp.services.asking import Sampling, request_for
 from webapp.services.prompt_content import content_check, content_resolve
-from webapp.services.prompting import Pair
 
 COUNT_S = 2.0
 NEAREST_S = 5.0

@@ -10,11 +10,11 @@ from typing import Any
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 
 from ml.errors import ColdframeError, NotFoundError
+from ml.specs.voting import KINDS
 from webapp.models import Adapter, DatasetVersion, Prompt, PromptAlias, PromptVersion, Team
 from webapp.selectors.examples import fields_of, rows
 from webapp.selectors.framing import frame_of_prompt
 from webapp.selectors.metrics import Measure, measure
-from webapp.services.voting import KINDS
 
 GLYPHS = {"zero_shot": "t-zero", "few_shot": "t-few", "chain_of_thought": "t-cot"}
 SAMPLE = "My lights went out. What should I do?"

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml.errors import DataError, SpecError
+from ml.specs.prompting import FIELD_NAME, LABELS, QUESTION, placeholders
+from ml.specs.voting import MAX_SAMPLES, rule_check
 from webapp.models import Collection, DatasetVersion, PromptVersion
 from webapp.selectors.examples import fields_of, find_leaks, pool, random_examples
-from webapp.services.prompting import FIELD_NAME, LABELS, QUESTION, placeholders
-from webapp.services.voting import MAX_SAMPLES, rule_check
 
 LONGEST = 8_000
 MOST_EXAMPLES = 32

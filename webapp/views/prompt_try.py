@@ -19,6 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from jobs import stream
 from ml.errors import ColdframeError, NotFoundError, SpecError
+from ml.specs.voting import same
 from webapp.forms.prompts import PromptForm
 from webapp.live import Guard
 from webapp.policy import policy
@@ -26,7 +27,6 @@ from webapp.selectors import prompt_trial as selectors
 from webapp.selectors.examples import one_a_label, random_examples
 from webapp.selectors.prompts import draft_of, prompt_of, version_of
 from webapp.services.prompt_content import MAX_SEED, MOST_EXAMPLES, content_check, content_resolve
-from webapp.services.voting import same
 
 SAMPLE = "My lights went out. What should I do?"
 SALT = "prompts.try"

@@ -100,7 +100,7 @@ class Frame:
     collection_id: int | None = None
     """Searched when the caller names no collection."""
     rule: Mapping[str, Any] = field(default_factory=dict)
-    """How the answer is found in the text; see webapp/services/voting.py. Empty: the text is the answer."""
+    """How the answer is found in the text; see ml/specs/voting.py. Empty: the text is the answer."""
     n_samples: int = 1
     """Texts written a question; above 1 their answers vote."""
     sample_temperature: float = 0.7

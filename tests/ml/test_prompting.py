@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ml.errors import SpecError
-from webapp.services.prompting import Frame, placeholders, render, values_of, worked
+from ml.specs.prompting import Frame, placeholders, render, values_of, worked
 
 ASKED = [{"role": "user", "content": "Why?"}]
 

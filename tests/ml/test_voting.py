@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ml.errors import SpecError
-from webapp.services.voting import extract, rule_check, same, vote
+from ml.specs.voting import extract, rule_check, same, vote
 
 AFTER = {"kind": "after", "marker": "Answer:"}
 NUMBER = {"kind": "number"}
