@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,9 @@ def finished_artifact(out: Path, spec: TrainSpec) -> Manifest | None:
 
 def prepare(
     spec: TrainSpec, backbone: Backbone, dataset: Dataset, workdir: Path, emit: Emitter, *,
-    processes: Processes | None = None,
+    processes: Processes | None = None, lesson: Lesson | None = None, is_rival: bool = False,
 ) -> Trainer:  # fmt: skip
-    """Everything that is checked and made before the first step."""
+    """Everything that is checked and made before the first step. A `lesson` is one that another run had made."""
     processes = processes or Processes(device=str(backbone.model.device))
     if spec.batch_size < processes.n:
         raise SpecError(
@@ -170,14 +171,9 @@ def prepare(
             hint="Raise the rows per step, or start fewer processes.",
             field="batch_size",
         )
-    max_length = usable_length(spec, backbone.model.config)
-    objective = objective_for(spec, backbone, dataset, max_length)
-    items = objective.encode(dataset.splits["train"])
-    n_cut = sum(item.n_cut > 0 for item in items)
-    if n_cut:
-        emit("phase", text=f"{n_cut} of {len(items)} training rows are longer than {max_length} tokens and cut")
+    lesson = lesson or lesson_for(spec, backbone, dataset, emit)
+    objective, items, needed = lesson.objective, lesson.items, lesson.needed
     device = str(backbone.model.device.type)
-    needed = planned(spec, backbone, dataset, objective, items, emit)
     with memory_advice(spec, needed, device):
         model = build(backbone, spec.method, spec.options, spec.seed)
     if spec.gradient_checkpointing:
@@ -195,7 +191,28 @@ def prepare(
         workdir=workdir,
         emit=emit,
         processes=processes,
+        is_rival=is_rival,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is learnt from, made ready: runs that differ in learning rate or seed alone may share it."""
+
+    objective: Objective
+    items: list[Any]
+    needed: Plan | None
+
+
+def lesson_for(spec: TrainSpec, backbone: Backbone, dataset: Dataset, emit: Emitter) -> Lesson:
+    """The encoded training rows and the memory plan. Raises SpecError or DataError."""
+    max_length = usable_length(spec, backbone.model.config)
+    objective = objective_for(spec, backbone, dataset, max_length)
+    items = objective.encode(dataset.splits["train"])
+    n_cut = sum(item.n_cut > 0 for item in items)
+    if n_cut:
+        emit("phase", text=f"{n_cut} of {len(items)} training rows are longer than {max_length} tokens and cut")
+    return Lesson(objective=objective, items=items, needed=planned(spec, backbone, dataset, objective, items, emit))
 
 
 def planned(

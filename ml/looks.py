@@ -34,11 +34,12 @@ class Looks:
 
     def __init__(
         self, *, spec: TrainSpec, backbone: Backbone, model: Any, dataset: Dataset, objective: Objective, emit: Emitter,
-        processes: Processes, should_stop: Callable[[], bool],
+        processes: Processes, should_stop: Callable[[], bool], writes: bool = True,
     ) -> None:  # fmt: skip
+        """`writes`: free answers are written and compared; without, their likelihood is all that is measured."""
         self.spec, self.model, self.dataset, self.objective = spec, model, dataset, objective
         self.backbone = backbone
-        self.emit, self.processes, self.should_stop = emit, processes, should_stop
+        self.emit, self.processes, self.should_stop, self.writes = emit, processes, should_stop, writes
         self.taken: list[dict[str, Any]] = []
         """Every look so far: step, split, subject, metrics, intervals, n_rows."""
 
@@ -63,7 +64,9 @@ class Looks:
         self.emit("phase", text=f"measuring the {'plain model' if subject == 'plain' else 'adapter'} on {split} rows")
         inside = plain(self.model) if subject == "plain" else _as_is(self.model)
         with inside as model, short_numbers(self.backbone.model):
-            report = measure(self.objective, model, self.dataset, split, n_rows=n_rows, check=self._check).as_dict()
+            report = measure(
+                self.objective, model, self.dataset, split, n_rows=n_rows, check=self._check, writes=self.writes
+            ).as_dict()
         where = {"step": step, "split": split, "subject": subject}
         self.emit("eval", **where, **report)
         return {**where, **{k: v for k, v in report.items() if k != "samples"}}

@@ -41,14 +41,16 @@ class Trainer:
     def __init__(
         self, *, spec: TrainSpec, backbone: Backbone, model: Any, dataset: Dataset, objective: Objective,
         items: list[Any], needed: Plan | None, workdir: Path, emit: Emitter, processes: Processes,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False, is_rival: bool = False,
     ) -> None:  # fmt: skip
+        """`is_rival`: one of several that are compared by validation rows alone; whoever compares them measures the
+        untouched model and the test rows, once for all."""
         self.spec, self.backbone, self.model, self.dataset = spec, backbone, model, dataset
         self.objective, self.items, self.workdir, self.emit = objective, items, workdir, emit
-        self.needed, self.processes, self.should_stop = needed, processes, should_stop
+        self.needed, self.processes, self.should_stop, self.is_rival = needed, processes, should_stop, is_rival
         self.looks = Looks(
             spec=spec, backbone=backbone, model=model, dataset=dataset, objective=objective, emit=emit,
-            processes=processes, should_stop=lambda: self.should_stop(),
+            processes=processes, should_stop=lambda: self.should_stop(), writes=not is_rival,
         )  # fmt: skip
         self.device = str(backbone.model.device)
         self.parameters = list(trainables(model).values())
@@ -194,7 +196,7 @@ class Trainer:
         """Measures the validation rows; keeps the best weights; decides whether to go on."""
         step = self.progress.step
         if step == 0:
-            if self.objective.measures_plain:
+            if self.objective.measures_plain and not self.is_rival:
                 for split in ("validation", "test"):
                     self.looks.take(step, split, "plain")
         else:
@@ -235,7 +237,8 @@ class Trainer:
         if self.kept_step != self.progress.step:
             checkpoint.load_best(self.workdir, self.kept_step, self.model)
             self.emit("phase", text=f"keeping the weights of step {self.kept_step}, the best look")
-        self.looks.take(self.progress.step, "test", "adapter")
+        if not self.is_rival:
+            self.looks.take(self.progress.step, "test", "adapter")
         self.is_done = True
         if not self.processes.is_main:
             return None

@@ -53,13 +53,19 @@ class Report:
 
 @torch.no_grad()
 def measure(
-    objective: Objective, model: Any, dataset: Dataset, split: str, *, n_rows: int, check: Check = lambda: None
-) -> Report:
-    """Measures `model` on the first `n_rows` rows of `split`. `check` is called between batches and may raise."""
+    objective: Objective, model: Any, dataset: Dataset, split: str, *, n_rows: int, check: Check = lambda: None,
+    writes: bool = True,
+) -> Report:  # fmt: skip
+    """Measures `model` on the first `n_rows` rows of `split`. `check` is called between batches and may raise.
+
+    Without `writes` free answers are not written: loss and perplexity are all that is found of them.
+    """
     rows = dataset.splits[split][:n_rows]
     model.eval()
     if dataset.task == "classification":
         return _classification_report(_classify(objective, model, dataset, rows, check))
+    if not writes:
+        return _likelihood_report(objective, model, rows, check)
     return _generation_report(_answer(objective, model, rows, check))
 
 
@@ -113,6 +119,13 @@ def _generation_report(outcomes: list[Outcome]) -> Report:
     values |= {"loss": loss, "perplexity": metrics.perplexity(loss)}
     intervals = {name: interval for name, (_, interval) in scored.items()}
     return Report(metrics=values, intervals=intervals, n_rows=len(outcomes), samples=_samples(outcomes))
+
+
+def _likelihood_report(objective: Objective, model: Any, rows: Sequence[Row], check: Check) -> Report:
+    lengths = [item.n_targets for item in objective.encode(rows)]
+    losses = [loss for _, loss in objective.answers(model, rows, check, writes=False)]
+    loss = metrics.token_mean(losses, lengths)
+    return Report(metrics={"loss": loss, "perplexity": metrics.perplexity(loss)}, intervals={}, n_rows=len(rows))
 
 
 def _mean(values: Sequence[float]) -> float:

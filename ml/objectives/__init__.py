@@ -55,8 +55,11 @@ class Objective(Protocol):
     def label_lengths(self) -> list[int]:
         """How many predictions make up each label's score."""
 
-    def answers(self, model: Any, rows: Sequence[Row], check: Check) -> list[tuple[str, float]]:
-        """For each row the model's greedy answer and the mean NLL, in nats a token, of the expected one."""
+    def answers(self, model: Any, rows: Sequence[Row], check: Check, *, writes: bool = True) -> list[tuple[str, float]]:
+        """For each row the model's greedy answer and the mean NLL, in nats a token, of the expected one.
+
+        Without `writes` nothing is answered: the texts are empty, at a fraction of the cost.
+        """
 
 
 def objective_for(spec: TrainSpec, backbone: Backbone, dataset: Dataset, max_length: int) -> Objective:

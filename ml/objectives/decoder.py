@@ -72,7 +72,7 @@ class DecoderObjective:
             found |= dict(zip(batch, scores.tolist(), strict=True))
         return [found[i] for i in range(len(rows))]
 
-    def answers(self, model: Any, rows: Sequence[Row], check: Check) -> list[tuple[str, float]]:
+    def answers(self, model: Any, rows: Sequence[Row], check: Check, *, writes: bool = True) -> list[tuple[str, float]]:
         examples = self.encode(rows)
         longest = max((example.n_targets for example in examples), default=0)
         stop = stop_ids(self.tokenizer, base_of(model).generation_config)
@@ -83,6 +83,9 @@ class DecoderObjective:
             with torch.no_grad():
                 nll, owner = completion_nll(model, chosen)
             loss = nll.new_zeros(len(batch)).index_add_(0, owner, nll) / owner.bincount(minlength=len(batch))
+            if not writes:
+                found |= {i: ("", value) for i, value in zip(batch, loss.tolist(), strict=True)}
+                continue
             prompts = [e.ids[: e.n_prompt] for e in chosen]
             most = min(_MOST_NEW_TOKENS, longest + longest // 2)
             ids = generate_greedy(model, prompts, max_tokens=most, stop=stop, check=check)

@@ -84,7 +84,7 @@ class EncoderObjective:
             found |= dict(zip(batch, scores.tolist(), strict=True))
         return [found[i] for i in range(len(rows))]
 
-    def answers(self, model: Any, rows: Sequence[Row], check: Check) -> list[tuple[str, float]]:
+    def answers(self, model: Any, rows: Sequence[Row], check: Check, *, writes: bool = True) -> list[tuple[str, float]]:
         raise SpecError(
             "An encoder model gives labels, not text.",
             hint="Choose a decoder or an encoder-decoder model, or a classification data set.",

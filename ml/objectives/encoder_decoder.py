@@ -76,7 +76,7 @@ class EncoderDecoderObjective:
             found |= dict(zip(batch, scores.tolist(), strict=True))
         return [found[i] for i in range(len(rows))]
 
-    def answers(self, model: Any, rows: Sequence[Row], check: Check) -> list[tuple[str, float]]:
+    def answers(self, model: Any, rows: Sequence[Row], check: Check, *, writes: bool = True) -> list[tuple[str, float]]:
         items = self.encode(rows)
         longest = max((item.n_targets for item in items), default=0)
         most = min(_MOST_NEW_TOKENS, longest + longest // 2)
@@ -88,6 +88,9 @@ class EncoderDecoderObjective:
                 encoded = self._encoded(model, chosen)
                 nll, owner = target_nll(model, encoded, [item.target for item in chosen])
             loss = nll.new_zeros(len(batch)).index_add_(0, owner, nll) / owner.bincount(minlength=len(batch))
+            if not writes:
+                found |= {i: ("", value) for i, value in zip(batch, loss.tolist(), strict=True)}
+                continue
             ids = write_greedy(model, encoded, max_tokens=most, stop=self._stop(model), check=check)
             texts = [self.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in ids]
             found |= dict(zip(batch, zip(texts, loss.tolist(), strict=True), strict=True))

@@ -167,7 +167,7 @@ class HeadObjective:
         found: list[list[float]] = model(features).log_softmax(-1)[:, self.places].tolist()
         return found
 
-    def answers(self, model: Any, rows: Sequence[Row], check: Check) -> list[tuple[str, float]]:
+    def answers(self, model: Any, rows: Sequence[Row], check: Check, *, writes: bool = True) -> list[tuple[str, float]]:
         raise SpecError(
             "A classifier head answers with one of the labels; it cannot write free text.",
             hint="Choose another technique, or a classification data set.",

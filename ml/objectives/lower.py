@@ -61,8 +61,8 @@ class LowerObjective:
     def label_lengths(self) -> list[int]:
         return self.inner.label_lengths()
 
-    def answers(self, model: Any, rows: Sequence[Row], check: Check) -> list[tuple[str, float]]:
-        return self.inner.answers(model, rows, check)
+    def answers(self, model: Any, rows: Sequence[Row], check: Check, *, writes: bool = True) -> list[tuple[str, float]]:
+        return self.inner.answers(model, rows, check, writes=writes)
 
     def prepare(self, model: Any, items: Sequence[Any], workdir: Path, emit: Emitter, check: Check) -> None:
         """Computes or finds the states of every item. Raises SpecError when the disk has no room for them."""
