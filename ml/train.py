@@ -66,6 +66,8 @@ class Trainer:
         self.saved_step = -1
         self.seconds_a_step = 0.0
         self.is_done = False
+        self.pause_at = 0
+        """A step after which the validation rows are measured and the run stops, with a checkpoint; 0: none."""
 
     def run(self) -> Manifest | None:
         """The manifest of the finished artifact in `workdir/out`; None when stopped, after writing a checkpoint."""
@@ -107,10 +109,13 @@ class Trainer:
             last = self.progress.has_ended or step == self.spec.steps
             if step and (step % self.spec.checkpoint_every == 0 or last):
                 self._save()
-            if (step % self.spec.eval_every == 0 or last) and self.progress.evaluated_step != step:
+            pauses = 0 < step == self.pause_at
+            if (step % self.spec.eval_every == 0 or last or pauses) and self.progress.evaluated_step != step:
                 self._look()
             if last or self.progress.has_ended:
                 return
+            if pauses:
+                raise Stopped
             self._step()
 
     def _check(self) -> None:

@@ -8,9 +8,10 @@ import pytest
 from django.urls import reverse
 
 from ml.errors import DataError, SpecError
+from ml.specs.questions import question_of
 from tests.webapp.prompt_data import TEST, TRAIN, VALIDATION, stored
 from webapp.models import DatasetVersion, Evaluation, PromptVersion, Team
-from webapp.selectors.examples import fields_of, find_leaks, one_a_label, pool, question_of, random_examples, try_rows
+from webapp.selectors.examples import fields_of, find_leaks, one_a_label, pool, random_examples, try_rows
 from webapp.selectors.targets import resolve
 from webapp.services.evaluations import evaluation_submit
 from webapp.services.prompt_content import clean_check, content_check, content_resolve

@@ -13,8 +13,8 @@ from typing import Any
 
 from jobs.stream import GenerateRequest
 from ml.errors import SpecError
+from ml.specs.questions import question_of
 from webapp.models import AdapterVersion, Collection, DatasetVersion, Evaluation, PromptVersion, Team
-from webapp.selectors.examples import question_of
 from webapp.selectors.framing import Frame
 from webapp.selectors.targets import (
     PROMPT,

@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from ml.errors import SpecError
 from ml.specs.prompting import FIELD_NAME, QUESTION
+from ml.specs.questions import question_of, single_column
 from webapp import storage
 from webapp.models import DatasetVersion, Team
 
@@ -30,7 +29,6 @@ HELD_OUT = ("validation", "test")
 _POOLS_KEPT = 2
 _pools: dict[str, list[Example]] = {}
 _lock = threading.Lock()
-_COLUMN = re.compile(r"\{\{|\}\}|\{([^{}\n]{1,80})\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +41,9 @@ class Example:
     """Its number in the file that was uploaded."""
 
 
-def _single(mapping: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """(text before, column, text after) where the mapping's prompt has one column, once; else None."""
-    prompt = mapping.get("prompt")
-    if mapping.get("format", "columns") != "columns" or not isinstance(prompt, str):
-        return None
-    marks = [match for match in _COLUMN.finditer(prompt) if match[1]]
-    if len(marks) != 1:
-        return None
-
-    def plain(text: str) -> str:
-        return text.replace("{{", "{").replace("}}", "}")
-
-    return plain(prompt[: marks[0].start()]).lstrip(), marks[0][1], plain(prompt[marks[0].end() :]).rstrip()
-
-
 def column_of(version: DatasetVersion) -> str:
     """The one column that a stored row still has by itself; "" where there is none or it cannot be a placeholder."""
-    found = _single(version.mapping)
+    found = single_column(version.mapping)
     return found[1] if found and FIELD_NAME.fullmatch(found[1]) else ""
 
 
@@ -68,17 +51,6 @@ def fields_of(version: DatasetVersion) -> list[str]:
     """The placeholders that this data set's rows can fill."""
     column = column_of(version)
     return [QUESTION, column] if column and column != QUESTION else [QUESTION]
-
-
-def question_of(mapping: Mapping[str, Any], content: str) -> str:
-    """What a row asks: its one column's value where the mapping framed it, else the whole turn."""
-    found = _single(mapping)
-    if found is None:
-        return content
-    before, _, after = found
-    if len(content) >= len(before) + len(after) and content.startswith(before) and content.endswith(after):
-        return content[len(before) : len(content) - len(after) or None].strip() or content
-    return content
 
 
 def rows(version: DatasetVersion, split: str) -> Iterator[Example]:
