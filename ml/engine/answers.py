@@ -10,18 +10,28 @@ from ml.engine.types import Done, FinishReason, Row, Token
 
 
 def resume(row: Row) -> FinishReason | None:
-    """Replays the tokens that were sent before. Returns the reason when the answer was over with them already."""
+    """Replays the tokens that were sent before. Returns the reason when the answer was over with them already; raises
+    ModelError when its schema does not permit them."""
     for token_id in row.request.emitted:
         row.stream.push(token_id)
-    if row.stream.is_stopped:
+        if row.guide is not None:
+            row.guide.take(token_id)
+    if _is_complete(row):
         return "stop"
     return "length" if len(row.answer) >= row.request.sampling.max_tokens else None
+
+
+def _is_complete(row: Row) -> bool:
+    """A stop string was written, or nothing can follow by the answer's schema."""
+    return bool(row.stream.is_stopped or (row.guide is not None and row.guide.is_over))
 
 
 def accept(row: Row, choice: Choice, *, step: int, n_live: int, tokenizer: Any) -> tuple[Token, FinishReason | None]:
     """Appends the token that was chosen. Returns its event, and the reason when the answer ends with it."""
     if choice.id is None:
         raise ValueError("no token was chosen")
+    if row.guide is not None:
+        row.guide.take(choice.id)
     row.answer.append(choice.id)
     row.unread = [choice.id]
     row.first_token = row.first_token or time.monotonic()
@@ -37,7 +47,7 @@ def accept(row: Row, choice: Choice, *, step: int, n_live: int, tokenizer: Any) 
         n=len(row.answer),
         logprobs=describe(tokenizer, choice.logprobs) if choice.logprobs else None,
     )
-    if row.stream.is_stopped:
+    if _is_complete(row):
         return event, "stop"
     return event, "length" if len(row.answer) >= row.request.sampling.max_tokens else None
 

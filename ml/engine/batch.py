@@ -166,14 +166,22 @@ class Batch:
             self._classify(row, n_live)
         elif choice.id is None:
             what = f"Adapter {row.request.artifact[:12]}" if row.request.artifact else "The model"
-            self.fail(row, ModelError(f"{what} produced values that are not finite.", hint="Train it again."))
+            broken = ModelError(f"{what} produced values that are not finite.", hint="Train it again.")
+            self.fail(row, choice.error or broken)
         elif choice.id in self.stop_ids:
             self.finish(row, "stop")
         else:
+            self._accept(row, choice, n_live)
+
+    def _accept(self, row: Row, choice: Choice, n_live: int) -> None:
+        try:
             event, reason = accept(row, choice, step=self._step, n_live=n_live, tokenizer=self.backbone.tokenizer)
-            self._emit(event)
-            if reason:
-                self.finish(row, reason)
+        except ColdframeError as error:
+            self.fail(row, error)
+            return
+        self._emit(event)
+        if reason:
+            self.finish(row, reason)
 
     def _classify(self, row: Row, n_live: int) -> None:
         try:

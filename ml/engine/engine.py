@@ -24,6 +24,7 @@ from ml.data.chat import stop_ids
 from ml.engine.answers import resume
 from ml.engine.batch import Batch
 from ml.engine.beginnings import MIN_TOKENS
+from ml.engine.grammar import Grammars
 from ml.engine.labels import prepare
 from ml.engine.own import OwnModels
 from ml.engine.prefixes import Prefixes, PrefixStore
@@ -67,6 +68,7 @@ class Engine:
         )  # fmt: skip
         self.prefixes = Prefixes(PrefixStore(backbone, budget_bytes=prefix_bytes), min_tokens=min_shared_tokens)
         self.stop_ids = stop_ids(backbone.tokenizer, getattr(backbone.model, "generation_config", None))
+        self.grammars = Grammars(backbone.tokenizer, self.stop_ids)
         self.main = self._batch(backbone, Runner(backbone, n_slots=n_slots, length=length))
         self.own = OwnModels(
             backbone, n_slots=min(n_slots, OWN_SLOTS), length=self.runner.length, budget_bytes=own_bytes,
@@ -113,7 +115,10 @@ class Engine:
         n_waiting = self._inbox.qsize() + len(self.scheduler.queue) + self.own.n_waiting
         if n_waiting >= self.scheduler.queue_limit:
             raise BusyError("The engine's queue is full.", hint="Try again in some seconds.")
-        row = Row(request=request, stream=TextStream(self.backbone.tokenizer, request.sampling.stop))
+        row = Row(
+            request=request, stream=TextStream(self.backbone.tokenizer, request.sampling.stop),
+            guide=self.grammars.guide(request.schema) if request.schema else None,
+        )  # fmt: skip
         self.scheduler.check_fits(row)
         self._inbox.put(row)
         self._wake.set()

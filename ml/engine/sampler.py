@@ -1,13 +1,15 @@
 """The next token of each row. Greedy rows in one operation, the others row by row with a random number of their own.
 
 The random number is a function of the row's seed and the token's position alone: an answer does not depend on which
-other rows share the batch, and another engine continues it with the same choices. Order as in transformers: repetition
-penalty (Keskar et al. 2019, arXiv 1909.05858, section 4.1; prompt and answer), temperature, top-k, top-p (Holtzman et
+other rows share the batch, and another engine continues it with the same choices. Order: what the row's schema permits
+(its own mask, other rows' logits untouched), repetition penalty (Keskar et al. 2019, arXiv 1909.05858, section 4.1;
+prompt and answer), frequency and presence penalties (OpenAI's; the answer only), temperature, top-k, top-p (Holtzman et
 al. 2019, arXiv 1904.09751). Log-probabilities are the model's own, before any of these.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,16 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ml.engine.text import token_bytes
 from ml.engine.types import Row, Sampling
+from ml.errors import ColdframeError
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A row's next token, or none when its logits were not finite."""
+    """A row's next token, or none when its logits were not finite or its schema is at a dead end."""
 
     id: int | None
     logprobs: list[tuple[int, float]] | None = None
     """[0] the chosen token, then the likeliest, when asked for."""
+    error: ColdframeError | None = None
 
 
 def uniform(seed: int, position: int) -> float:
@@ -34,8 +39,16 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53
 
 
-def _is_greedy(sampling: Sampling) -> bool:
-    return sampling.temperature == 0 and sampling.repetition_penalty == 1
+def _has_penalty(sampling: Sampling) -> bool:
+    return sampling.repetition_penalty != 1 or bool(sampling.frequency_penalty or sampling.presence_penalty)
+
+
+def permit(logits: Tensor, allowed: bytes) -> Tensor:
+    """logits [V] with -inf where the token's byte of `allowed` is 0; tokens without one are not allowed either."""
+    n = min(len(allowed), logits.shape[0])
+    is_allowed = torch.zeros(logits.shape[0], dtype=torch.bool)
+    is_allowed[:n] = torch.frombuffer(bytearray(allowed[:n]), dtype=torch.uint8) != 0
+    return logits.masked_fill(~is_allowed.to(logits.device), -torch.inf)
 
 
 def penalize(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
@@ -45,10 +58,20 @@ def penalize(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
     return logits.index_copy(0, ids, torch.where(scores > 0, scores / penalty, scores * penalty))
 
 
+def penalize_counts(logits: Tensor, answer: Sequence[int], *, frequency: float, presence: float) -> Tensor:
+    """logits [V] less `frequency` for each time a token stands in `answer`, and `presence` if it does at all."""
+    counts = Counter(answer)
+    ids = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
+    less = torch.tensor([-frequency * n - presence for n in counts.values()], dtype=logits.dtype, device=logits.device)
+    return logits.index_add(0, ids, less)
+
+
 def draw(logits: Tensor, sampling: Sampling, random: float) -> int:
     """A token of logits [V] by temperature, top-k and top-p, where the cumulative probability passes `random`."""
     keep = min(sampling.top_k, logits.shape[0]) if sampling.top_k else logits.shape[0]
     scores, ids = torch.topk(logits.double() / sampling.temperature, keep)  # sorted
+    keep = max(int((scores > -torch.inf).sum()), 1)
+    scores = scores[:keep]
     cumulative = torch.softmax(scores, -1).cumsum(-1)
     n = int(torch.searchsorted(cumulative, torch.tensor(sampling.top_p, dtype=torch.float64, device=logits.device)))
     n = min(n + 1, keep)
@@ -59,10 +82,14 @@ def draw(logits: Tensor, sampling: Sampling, random: float) -> int:
 
 def _choose(row: Row, logits: Tensor, greedy: int) -> int:
     sampling = row.request.sampling
-    if _is_greedy(sampling):
-        return greedy
+    if sampling.temperature == 0 and not _has_penalty(sampling):
+        return greedy if row.guide is None else int(logits.argmax())
     if sampling.repetition_penalty != 1:
         logits = penalize(logits, [*row.request.prompt_ids, *row.answer], sampling.repetition_penalty)
+    if row.answer and (sampling.frequency_penalty or sampling.presence_penalty):
+        logits = penalize_counts(
+            logits, row.answer, frequency=sampling.frequency_penalty, presence=sampling.presence_penalty
+        )
     if sampling.temperature == 0:
         return int(logits.argmax())
     return draw(logits, sampling, uniform(sampling.seed, len(row.answer)))
@@ -87,7 +114,12 @@ def sample(rows: Sequence[Row], logits: Tensor) -> list[Choice]:
         if not is_finite[r]:
             choices.append(Choice(None))
             continue
-        chosen = _choose(row, logits[r], greedy[r])
+        try:
+            allowed = logits[r] if row.guide is None else permit(logits[r], row.guide.allowed())
+        except ColdframeError as error:
+            choices.append(Choice(None, error=error))
+            continue
+        chosen = _choose(row, allowed, greedy[r])
         n = row.request.sampling.n_logprobs
         choices.append(Choice(chosen, _logprobs(logits[r], chosen, n) if n else None))
     return choices
@@ -97,8 +129,8 @@ def describe(tokenizer: Any, logprobs: list[tuple[int, float]]) -> dict[str, Any
     """Log-probabilities as they travel: the chosen token and the likeliest ones, with their text and bytes."""
 
     def one(token_id: int, logprob: float) -> dict[str, Any]:
-        text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        piece = token_bytes(tokenizer, token_id)
+        return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
 
     first, *others = [one(token_id, logprob) for token_id, logprob in logprobs]
     return {**first, "top_logprobs": others}

@@ -7,11 +7,51 @@ the same ids again gives the same pieces, which is how another engine takes an a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 _MAX_PENDING = 8
 """Tokens held back for an unfinished character; four bytes are the longest one, so more is not a character."""
+
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_SPACE = "\u2581"
+"""How SentencePiece writes a space."""
+
+
+@lru_cache(maxsize=1)
+def _bytes_of_characters() -> dict[str, int]:
+    """Byte-level tokenizers write each byte as a printable character (Radford et al. 2019, GPT-2's encoder.py)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + place): b for place, b in enumerate(others)}
+
+
+@lru_cache(maxsize=8)
+def _is_byte_level(tokenizer: Any) -> bool:
+    return "\u0120" in "".join(tokenizer.tokenize(" a b"))
+
+
+@lru_cache(maxsize=8)
+def _added(tokenizer: Any) -> frozenset[int]:
+    return frozenset(tokenizer.added_tokens_decoder)
+
+
+def token_bytes(tokenizer: Any, token_id: int) -> bytes:
+    """The bytes that one token stands for; those of all tokens of a text, joined, are the text's."""
+    token = str(tokenizer.convert_ids_to_tokens(token_id))
+    if token_id in _added(tokenizer):
+        return token.encode()
+    if _is_byte_level(tokenizer):
+        table = _bytes_of_characters()
+        return b"".join(bytes([table[c]]) if c in table else c.encode() for c in token)
+    if match := _BYTE.fullmatch(token):
+        return bytes([int(match[1], 16)])
+    if _SPACE in token:
+        return token.replace(_SPACE, " ").encode()
+    return str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False)).encode()
 
 
 class TextStream:

@@ -33,6 +33,10 @@ class Sampling:
     top_k: int = 0
     """0 is off."""
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit for each time that the answer has it already; 0 is off."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that the answer has already; 0 is off."""
     stop: tuple[str, ...] = ()
     seed: int = 0
     """Together with the token's position it fixes every random choice."""
@@ -53,6 +57,8 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     choices: tuple[tuple[int, ...], ...] = ()
     """Texts to be scored as answers, as token ids with their end-of-turn token (`ml.engine.choices`)."""
+    schema: str = ""
+    """JSON schema, as text, that the answer must satisfy (`ml.engine.grammar`); empty: free text."""
     writes: bool = True
     """False: the scores of `choices` are all that is wanted; no answer is written."""
     emitted: tuple[int, ...] = ()
@@ -129,6 +135,8 @@ class Row:
     request: Request
     stream: Any = None
     """TextStream of the answer."""
+    guide: Any = None
+    """Guide of the request's schema: which tokens may come next."""
     state: RowState = "queued"
     adapter: Any = None
     """What request.artifact names, once loaded; None for the plain model."""

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from ml.engine.sampler import draw, penalize, sample, uniform
+from ml.engine.sampler import draw, penalize, penalize_counts, permit, sample, uniform
 from ml.engine.types import Request, Row, Sampling
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
@@ -81,3 +81,20 @@ def test_a_row_whose_logits_are_not_finite_gets_no_token_and_the_others_do(bad):
     logits[0, 3] = bad
     choices = sample([row_of(), row_of()], logits)
     assert choices[0].id is None and choices[1].id is not None
+
+
+def test_frequency_and_presence_count_the_answer_alone():
+    """OpenAI's formula: logit - count * frequency - (count > 0) * presence."""
+    found = penalize_counts(LOGITS, [0, 0, 2], frequency=0.5, presence=0.25)
+    torch.testing.assert_close(found, torch.tensor([0.75, 1.0, -0.75, -1.0, -9.0]))
+    row = row_of(frequency_penalty=2.0)
+    assert [choice.id for choice in sample([row], LOGITS[None])] == [0]
+    row.answer = [0]
+    assert [choice.id for choice in sample([row], LOGITS[None])] == [1]
+
+
+def test_what_is_not_permitted_has_no_chance():
+    allowed = permit(LOGITS, bytes([0, 1, 0]))
+    assert allowed.tolist() == [-torch.inf, 1.0, -torch.inf, -torch.inf, -torch.inf]
+    drawn = {draw(allowed, Sampling(temperature=2.0), 1 - 2.0**-53) for _ in range(3)}
+    assert drawn == {1}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.engine.text import TextStream
+from ml.engine.text import TextStream, token_bytes
 from tests.ml.conftest import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -67,3 +67,9 @@ def test_control_tokens_do_not_show():
     stream = TextStream(TOKENIZER)
     assert stream.push(TOKENIZER.convert_tokens_to_ids("<|im_start|>")) == ""
     assert stream.finish() == ""
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_the_bytes_of_the_tokens_joined_are_those_of_the_text(text):
+    ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
+    assert b"".join(token_bytes(TOKENIZER, i) for i in ids) == text.encode()
