@@ -17,6 +17,7 @@ class Run(TeamScoped):
         IMPORT = "import", "Import"
         EXPORT = "export", "Export"
         EVALUATE = "evaluate", "Evaluation"
+        STUDY = "study", "Study"
 
     class State(models.TextChoices):
         QUEUED = "queued", "Waiting"

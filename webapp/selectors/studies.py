@@ -1,142 +1,276 @@
-"""What was measured on the same test rows, side by side; nothing is claimed beyond that.
+"""Reads of studies: the list, and one study's page with its matrix, board, plan and what can be done with it.
 
-A board is one data set version's test rows, as many as were measured. On it stand all adapter versions of the team
-that were measured on those rows, and the plain model of each base. Its entries are ordered by the metric; those whose
-interval shares a point with the best one's are called tied, and among tied ones the smallest is the one to take.
-Overlapping intervals do not prove equality, and one seed does not stand for all: paired tests over several seeds are
-another matter.
+`StudyRow` is a line of the list, `StudyPage` all that a page shows. While a run goes on both are made of its newest
+`cell` and `board` events, afterwards of what was published. Rows where two techniques disagree, and the reports:
+selectors/study_rows.py. What adapters reached outside of studies: selectors/same_rows.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import QuerySet
+
 from ml.errors import NotFoundError
-from webapp.models import AdapterVersion, DatasetVersion, Team
-from webapp.selectors.metrics import HEADLINES, Measure, measure
+from ml.specs.study import TECHNIQUES, Technique, why_not_studied
+from webapp.models import BaseModel, DatasetVersion, Run, RunEvent, Study, StudyEntry, Team
+from webapp.selectors.runs import waiting_text
+from webapp.selectors.study_boards import Board, BoardEntry, board_of
+from webapp.selectors.study_cells import (
+    AT_WORK,
+    CellView,
+    MatrixRow,
+    cells_of,
+    events_of,
+    live_events,
+    matrix_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One subject on a board: an adapter version, or the plain model."""
+class State:
+    """Where a study stands, in one word, and the class suffix of `cf-state-…`."""
 
+    name: str
+    """waiting, running, stopping, publishing, done, stopped, failed."""
     label: str
-    measure: Measure
-    base: str
-    version: AdapterVersion | None = None
-    seconds: float | None = None
-    peak_bytes: int | None = None
+    tone: str
 
-    @property
-    def size_bytes(self) -> int:
-        return self.version.size_bytes if self.version else 0
+
+STATES = {
+    state.name: state
+    for state in (
+        State(name="waiting", label="waits", tone="wait"),
+        State(name="running", label="filling in", tone="running"),
+        State(name="stopping", label="stopping", tone="running"),
+        State(name="publishing", label="publishing", tone="running"),
+        State(name="done", label="done", tone="done"),
+        State(name="stopped", label="stopped", tone="old"),
+        State(name="failed", label="failed", tone="failed"),
+    )
+}
+_BY_RUN = {
+    Run.State.QUEUED: "waiting", Run.State.LEASED: "running", Run.State.RUNNING: "running",
+    Run.State.PUBLISHING: "publishing", Run.State.SUCCEEDED: "done", Run.State.CANCELLED: "stopped",
+    Run.State.FAILED: "failed",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """Entries between two heavy lines: the tied ones at the top, then the rest."""
+class Counts:
+    """Cells by what became of them."""
 
-    entries: list[Entry]
-    is_best: bool
+    done: int
+    failed: int
+    left_out: int
+    at_work: int
+    waiting: int
+
+    @property
+    def total(self) -> int:
+        return self.done + self.failed + self.left_out + self.at_work + self.waiting
+
+    @property
+    def over(self) -> int:
+        return self.done + self.failed + self.left_out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Board:
-    """Everything measured by one metric on the same rows."""
+class StudyRow:
+    """A study in the list."""
 
-    dataset: DatasetVersion
-    metric: str
-    n_rows: int
-    groups: list[Group]
-    take: Entry | None
-    """The cheapest of the tied ones."""
-    best: Entry
-    entries: list[Entry] = field(default_factory=list)
+    study: Study
+    state: State
+    counts: Counts
+    said: str
+    """What can be said: the first finding's sentence, "" while there is none."""
+    best: BoardEntry | None
+    """The best so far, with its measure."""
+    metric_label: str
+    device_s: float
+    """Device time that its cells took."""
+    budget_s: float
+    """0: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPage:
+    """Everything that one study's page shows."""
+
+    study: Study
+    run: Run | None
+    state: State
+    counts: Counts
+    eta_s: float | None
+    text: str
+    """What the run does just now, or why it waits."""
+    error: Mapping[str, Any] | None
+    """Why the run failed: message and hint."""
+    board: Board | None
+    is_live: bool
+    """A run is waiting or at work: ask again, and the board is the newest so far."""
+    matrix: list[MatrixRow]
+    plan: Mapping[str, Any]
+    """The newest `plan` event, else what the study was started with."""
+    newer: DatasetVersion | None
+    """A newer version of the same data set; the study stays on its own."""
+    device_s: float
+    budget_s: float
+    can_extend: bool
+    can_stop: bool
+    can_go_on: bool
+    last_event: int
+    """Id of the run's newest event: unchanged, nothing new is to be shown."""
 
     @property
-    def label(self) -> str:
-        return HEADLINES.get(self.metric, self.metric)
+    def cells(self) -> list[CellView]:
+        return [cell for row in self.matrix for cell in row.every]
 
     @property
-    def n_tied(self) -> int:
-        return len(self.groups[0].entries)
-
-    @property
-    def n_adapters(self) -> int:
-        return sum(entry.version is not None for entry in self.entries)
+    def promotable(self) -> list[CellView]:
+        return [cell for cell in self.cells if cell.can_be_promoted]
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
-
-
-def _entry(version: AdapterVersion, found: Measure) -> Entry:
-    result, progress = (version.run.result, version.run.progress) if version.run else ({}, {})
-    peak = _number(result.get("peak_bytes"))
-    # A resumed run's last attempt took less than the whole; its steps count the time of all attempts.
-    seconds = max(_number(result.get("seconds")) or 0, _number(progress.get("elapsed_s")) or 0)
-    return Entry(
-        label=str(version), measure=found, base=version.base_name, version=version,
-        seconds=seconds or None, peak_bytes=int(peak) if peak else None,
+def studies_of(team: Team, *, archived: bool = False) -> QuerySet[Study]:
+    """For webapp.listing: search in name, base_name, dataset_version__dataset__name."""
+    return Study.objects.for_team(team).filter(is_archived=archived).select_related(
+        "run", "dataset_version__dataset", "created_by", "team"
     )  # fmt: skip
 
 
-def _plain_entries(versions: Iterable[AdapterVersion], metric: str, n_rows: int) -> list[Entry]:
-    """The plain model of each base, once: the newest measurement of it on these rows."""
-    found: dict[str, Entry] = {}
-    for version in versions:
-        plain = measure(version.metrics, "plain", name=metric)
-        if plain is not None and (plain.n_rows or n_rows) == n_rows:
-            found.setdefault(version.base_name, Entry(label="the plain model", measure=plain, base=version.base_name))
-    return list(found.values())
+def study_of(*, team: Team, pk: int) -> Study:
+    """The team's study, archived or not. Raises NotFoundError."""
+    rows = Study.objects.for_team(team).select_related("run", "dataset_version__dataset", "created_by", "team")
+    found = rows.filter(pk=pk).first()
+    if found is None:
+        raise NotFoundError(f"There is no study {pk} in this team.", hint="Look at the list of studies.")
+    return found
 
 
-def _cost(entry: Entry) -> tuple[int, int, float]:
-    n_trainable = entry.version.n_trainable if entry.version else 0
-    return entry.size_bytes, n_trainable, -entry.measure.value
+def entry_of(*, study: Study, key: str) -> StudyEntry:
+    """A published cell. Raises NotFoundError."""
+    found = study.entries.select_related("adapter_version__adapter", "prompt_version__prompt").filter(key=key).first()
+    if found is None:
+        raise NotFoundError(f"This study has no result {key[:80]!r}.", hint="It may still be measured.")
+    return found
 
 
-def _board(dataset: DatasetVersion, metric: str, n_rows: int, versions: list[AdapterVersion]) -> Board:
-    measured = [_entry(v, found) for v in versions if (found := measure(v.metrics, name=metric)) is not None]
-    entries = [*measured, *_plain_entries(versions, metric, n_rows)]
-    entries.sort(key=lambda entry: (-entry.measure.value, _cost(entry)))
-    best = entries[0]
-    tied = [entry for entry in entries if entry.measure.overlaps(best.measure)]
-    rest = [entry for entry in entries if entry not in tied]
-    groups = [Group(entries=tied, is_best=True), *([Group(entries=rest, is_best=False)] if rest else [])]
-    return Board(
-        dataset=dataset, metric=metric, n_rows=n_rows, groups=groups, take=min(tied, key=_cost), best=best,
-        entries=entries,
+def state_of(study: Study) -> State:
+    run = study.run
+    if run is None:
+        return STATES["done" if study.is_done else "stopped"]
+    if run.is_cancel_requested and run.state in (Run.State.LEASED, Run.State.RUNNING):
+        return STATES["stopping"]
+    return STATES[_BY_RUN[Run.State(run.state)]]
+
+
+def counts_of(cells: Iterable[CellView]) -> Counts:
+    found = Counter("at_work" if cell.state in AT_WORK else cell.state for cell in cells)
+    return Counts(**{name: found[name] for name in ("done", "failed", "left_out", "at_work", "waiting")})
+
+
+def _boards_of(studies: Sequence[Study]) -> dict[int, Board | None]:
+    """By study: the newest board of a run that has not published, else the published one."""
+    runs = [study.run_id for study in studies if study.run and study.run.state != Run.State.SUCCEEDED]
+    rows = RunEvent.objects.filter(run_id__in=runs, name="board").order_by("pk").values_list("run_id", "data")
+    newest = dict(rows)
+    return {study.pk: board_of(newest.get(study.run_id) or study.board) for study in studies}
+
+
+def rows_of(studies: Sequence[Study]) -> list[StudyRow]:
+    """A page of the list, in four queries."""
+    boards = _boards_of(studies)
+    events = events_of(study.run_id for study in studies if study.run_id)
+    entries: dict[int, list[StudyEntry]] = {}
+    for entry in StudyEntry.objects.filter(study__in=studies):
+        entries.setdefault(entry.study_id, []).append(entry)
+    rows = []
+    for study in studies:
+        board = boards[study.pk]
+        cells = cells_of(study, entries.get(study.pk, []), live_events(study, events))
+        rows.append(_row(study, board, cells))
+    return rows
+
+
+def _row(study: Study, board: Board | None, cells: list[CellView]) -> StudyRow:
+    return StudyRow(
+        study=study, state=state_of(study), counts=counts_of(cells), said=board.said if board else "",
+        best=board.best if board else None, metric_label=board.label if board else "", device_s=_device_s(cells),
+        budget_s=float(study.spec.get("budget_s") or 0),
     )  # fmt: skip
 
 
-def _measured(team: Team, **where: Any) -> list[AdapterVersion]:
-    rows = AdapterVersion.objects.for_team(team).filter(adapter__is_retired=False, dataset_version__isnull=False)
-    rows = rows.select_related("adapter", "run", "dataset_version__dataset").filter(**where)
-    return [version for version in rows.order_by("-created_at") if measure(version.metrics) is not None]
+def _device_s(cells: Iterable[CellView]) -> float:
+    return sum(cell.seconds or 0 for cell in cells)
 
 
-def _boards(versions: list[AdapterVersion]) -> list[Board]:
-    """One board for each set of rows and metric, the one with most subjects first."""
-    same_rows: dict[tuple[DatasetVersion, str, int], list[AdapterVersion]] = {}
-    for version in versions:
-        found = measure(version.metrics)
-        if found is not None and version.dataset_version is not None:
-            same_rows.setdefault((version.dataset_version, found.name, found.n_rows), []).append(version)
-    boards = [_board(*key, rows) for key, rows in same_rows.items()]
-    return sorted(boards, key=lambda board: -len(board.entries))
+def newer_version(study: Study) -> DatasetVersion | None:
+    """The newest version of its data set, where that is not the study's own."""
+    own = study.dataset_version
+    return own.dataset.versions.select_related("dataset").filter(number__gt=own.number).order_by("-number").first()
 
 
-def boards(*, team: Team) -> list[Board]:
-    """All boards of the team."""
-    return _boards(_measured(team))
+def page_of(study: Study) -> StudyPage:
+    """The study as read by study_of."""
+    run = study.run
+    entries = study.entries.select_related("adapter_version__adapter", "prompt_version__prompt")
+    events = live_events(study, events_of([run.pk])) if run else {}
+    cells = cells_of(study, entries, events)
+    is_live = run is not None and not run.is_over
+    is_over_badly = run is not None and run.state in (Run.State.FAILED, Run.State.CANCELLED)
+    progress = run.progress if run and is_live else {}
+    return StudyPage(
+        study=study, run=run, state=state_of(study), counts=counts_of(cells), eta_s=progress.get("eta_s"),
+        text=_text(run), error=run.error if run and run.state == Run.State.FAILED else None,
+        board=_boards_of([study])[study.pk], is_live=is_live, matrix=matrix_of(study, cells), plan=_plan(study),
+        newer=newer_version(study), device_s=_device_s(cells), budget_s=float(study.spec.get("budget_s") or 0),
+        can_extend=not is_live, can_go_on=is_over_badly,
+        can_stop=run is not None and run.state in (Run.State.QUEUED, Run.State.LEASED, Run.State.RUNNING)
+        and not run.is_cancel_requested,
+        last_event=_last_event(run),
+    )  # fmt: skip
 
 
-def boards_of(*, team: Team, pk: int) -> tuple[DatasetVersion, list[Board]]:
-    """A data set version of the team with its boards. Raises NotFoundError."""
-    dataset = DatasetVersion.objects.for_team(team).select_related("dataset").filter(pk=pk).first()
-    if dataset is None:
-        raise NotFoundError("There is no such dataset version in this team.", hint="Look at the list of studies.")
-    return dataset, _boards(_measured(team, dataset_version=dataset))
+def _text(run: Run | None) -> str:
+    if run is None:
+        return ""
+    return waiting_text(run) if run.state == Run.State.QUEUED else str(run.progress.get("text") or "")
+
+
+def _plan(study: Study) -> Mapping[str, Any]:
+    rows = RunEvent.objects.filter(run_id=study.run_id, name="plan").order_by("-pk")
+    found = rows.values_list("data", flat=True).first() if study.run_id else None
+    return found or study.planned
+
+
+def _last_event(run: Run | None) -> int:
+    return (run.events.order_by("-pk").values_list("pk", flat=True).first() or 0) if run else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A technique that a study may be asked for."""
+
+    technique: Technique
+    reason: str
+    """Why it cannot be; "" where it can."""
+    is_there: bool = False
+    """The study has it already."""
+
+
+def techniques_for(*, task: str, family: str, chosen: Sequence[str] = ()) -> list[Choice]:
+    """Every technique, in the table's order."""
+    return [
+        Choice(technique=one, reason=why_not_studied(one.name, task=task, family=family), is_there=one.name in chosen)
+        for one in TECHNIQUES.values()
+    ]
+
+
+def techniques_to_add(study: Study) -> list[Choice]:
+    """What an extension may add, and what is there already."""
+    family = BaseModel.objects.filter(name=study.base_name).values_list("family", flat=True).first() or "decoder"
+    chosen = study.spec.get("techniques") or []
+    return techniques_for(task=study.dataset_version.task, family=family, chosen=chosen)

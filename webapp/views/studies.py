@@ -8,7 +8,7 @@ from django.urls import path
 from django.views.decorators.http import require_GET
 
 from webapp.policy import policy
-from webapp.selectors import studies as selectors
+from webapp.selectors import same_rows as selectors
 
 
 @policy("viewer")

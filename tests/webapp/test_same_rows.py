@@ -13,7 +13,7 @@ from django.urls import reverse
 from ml.errors import NotFoundError
 from tests.webapp.library import dataset_version, measured, published
 from webapp.models import Adapter, AdapterVersion, Team
-from webapp.selectors import studies as selectors
+from webapp.selectors import same_rows as selectors
 
 SignIn = Callable[[Any], Client]
 PLAIN = measured(0.247, 0.185, 0.321)
