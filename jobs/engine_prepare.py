@@ -13,7 +13,7 @@ from typing import Any
 from jobs.engine_retrieve import retrieve
 from jobs.engine_ticket import Ticket
 from jobs.stream import GenerateRequest
-from ml.data.chat import completion_ids, prompt_ids
+from ml.data.chat import completion_ids, prompt_ids, text_ids
 from ml.engine.engine import Engine
 from ml.engine.types import Request, Sampling
 from ml.errors import ModelError
@@ -44,7 +44,8 @@ def seed_of(request: GenerateRequest) -> int:
 def sampling_of(request: GenerateRequest, max_tokens: int) -> Sampling:
     return Sampling(
         max_tokens=max_tokens, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k,
-        repetition_penalty=request.repetition_penalty, stop=tuple(request.stop), seed=seed_of(request),
+        repetition_penalty=request.repetition_penalty, frequency_penalty=request.frequency_penalty,
+        presence_penalty=request.presence_penalty, stop=tuple(request.stop), seed=seed_of(request),
         n_logprobs=request.n_logprobs,
     )  # fmt: skip
 
@@ -59,6 +60,8 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
             field="base",
         )
     n_prefix, longest = _reserved(request, engine)
+    if request.text:
+        return Prepared(request=_batched(ticket, request, text_ids(backbone.tokenizer, request.text), longest, engine))
     room = engine.scheduler.length - n_prefix - longest
     tokenizer = backbone.tokenizer
     staying = [*request.messages[: _n_head(request.messages, request.n_examples)], request.messages[-1]]
@@ -77,14 +80,18 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
             break
         n_dropped += len(messages) - len(shorter)
         messages, ids = shorter, prompt_ids(tokenizer, shorter)
-    batched = Request(
+    batched = _batched(ticket, request, ids, longest, engine)
+    return Prepared(request=batched, sources=sources, n_dropped=n_dropped)
+
+
+def _batched(ticket: Ticket, request: GenerateRequest, ids: list[int], longest: int, engine: Engine) -> Request:
+    tokenizer = engine.backbone.tokenizer
+    return Request(
         id=request.id, team_id=request.team_id, prompt_ids=tuple(ids), artifact=request.artifact,
         label=request.label, sampling=sampling_of(request, longest), emitted=tuple(ticket.emitted),
-        deadline=ticket.deadline,
+        deadline=ticket.deadline, schema=request.schema, writes=not request.choices,
         choices=tuple(tuple(completion_ids(tokenizer, text)) for text in request.choices or request.references),
-        writes=not request.choices,
     )  # fmt: skip
-    return Prepared(request=batched, sources=sources, n_dropped=n_dropped)
 
 
 def with_examples(request: GenerateRequest) -> GenerateRequest:

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def embed(payload: dict[str, Any]) -> dict[str, Any]:
-    from jobs.retrieve import embed
+    from jobs.retrieve import embed_counted
 
-    return {"vectors": embed(payload["texts"])}
+    return embed_counted(payload["texts"])
 
 
 def search(payload: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,18 @@ def embed(texts: Sequence[str], *, embedder: str = "") -> list[list[float]]:
     return rows
 
 
+def embed_counted(texts: Sequence[str]) -> dict[str, Any]:
+    """`vectors`; `n_tokens` that the model has read of all; `cut`: places of texts longer than the `most` it reads."""
+    from django.conf import settings
+
+    vectors = embed(texts)
+    with _lock:
+        embedder = _embedder(str(settings.MODELS_DIR), settings.EMBEDDING_MODEL)
+        lengths, most = embedder.lengths(texts), int(embedder.max_tokens)
+    cut = [place for place, length in enumerate(lengths) if length > most]
+    return {"vectors": vectors, "n_tokens": sum(min(length, most) for length in lengths), "cut": cut, "most": most}
+
+
 def search(
     *, team_id: int, collection_id: int, query: str, k: int | None = None, threshold: float | None = None
 ) -> list[dict[str, Any]]:

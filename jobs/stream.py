@@ -73,7 +73,7 @@ for _, i in ipairs(fresh) do
   redis.call('XADD', KEYS[1], '*', 'id', ARGV[i], 'team', ARGV[i + 1], 'ends_ms', ARGV[i + 3], 'd', ARGV[i + 2])
   redis.call('HINCRBY', KEYS[2], ARGV[i + 1], 1)
 end
-return {'ok', #fresh}
+return {'ok', tonumber(redis.call('HGET', KEYS[2], ARGV[5]) or '0')}
 """
 
 
@@ -86,30 +86,29 @@ def _submit_arguments(requests: Sequence[GenerateRequest], limit: int, team_limi
     return arguments
 
 
-def _check_queued(reply: Sequence[Any]) -> None:
+def _check_queued(reply: Sequence[Any]) -> int:
     state, count = reply
     if state == "ok":
-        return
+        return int(count)
     whose = "Your team has" if state == "team" else "All engines together have"
     raise BusyError(f"{whose} {count} unfinished requests, the most there may be.", hint="Try again in some seconds.")
 
 
-def submit(
-    requests: Sequence[GenerateRequest], *, limit: int = QUEUE_LIMIT, team_limit: int = TEAM_QUEUE_LIMIT
-) -> None:
-    """Queues all or none. Raises BusyError (queue full) or UnavailableError (redis down)."""
+def submit(requests: Sequence[GenerateRequest], *, limit: int = QUEUE_LIMIT, team_limit: int = TEAM_QUEUE_LIMIT) -> int:
+    """Queues all or none; returns how many unfinished requests the first one's team has then. Raises BusyError (queue
+    full) or UnavailableError (redis down)."""
     with redis_errors("submit the request"):
         reply = client().eval(_SUBMIT, 2, REQUESTS, LOAD, *_submit_arguments(requests, limit, team_limit))
-    _check_queued(reply)
+    return _check_queued(reply)
 
 
 async def asubmit(
     requests: Sequence[GenerateRequest], *, limit: int = QUEUE_LIMIT, team_limit: int = TEAM_QUEUE_LIMIT
-) -> None:
+) -> int:
     with redis_errors("submit the request"):
         arguments = _submit_arguments(requests, limit, team_limit)
         reply = await async_client().eval(_SUBMIT, 2, REQUESTS, LOAD, *arguments)
-    _check_queued(reply)
+    return _check_queued(reply)
 
 
 def parse_event(fields_: Mapping[str, str]) -> dict[str, Any]:
@@ -198,8 +197,9 @@ def error_from(given: Mapping[str, Any]) -> ColdframeError:
     classes = {c.code: c for c in ColdframeError.__subclasses__()}
     code = str(given.get("code") or "error")
     error = classes.get(code, ColdframeError)(
-        str(given.get("message")), hint=str(given.get("hint") or ""), field=str(given.get("field") or ""), code=code
-    )
+        str(given.get("message")), hint=str(given.get("hint") or ""), field=str(given.get("field") or ""), code=code,
+        status=int(given.get("status") or 0),
+    )  # fmt: skip
     error.permanent = bool(given.get("permanent", error.permanent))
     return error
 

@@ -28,7 +28,9 @@ class GenerateRequest:
     """sha256 of the adapter's manifest; None is the plain model."""
     label: str = ""
     """What people call the target, e.g. `support-triage@3`."""
-    messages: list[dict[str, str]]
+    messages: list[dict[str, str]] = field(default_factory=list)
+    text: str = ""
+    """Instead of messages: a text that the answer continues as it stands, with no chat template around it."""
     collection_id: int | None = None
     """Search this collection first and answer from its chunks."""
     query: str = ""
@@ -50,6 +52,10 @@ class GenerateRequest:
     """0 is off."""
     repetition_penalty: float = 1.0
     """1 is off (Keskar et al. 2019, arXiv 1909.05858); prompt and answer count."""
+    frequency_penalty: float = 0.0
+    """0 is off; taken off a token's logit for each time that the answer has it already."""
+    presence_penalty: float = 0.0
+    """0 is off; taken off the logit of every token that the answer has already."""
     stop: list[str] = field(default_factory=list)
     seed: int | None = None
     """Fixes the answer; None lets the request's id fix it."""
@@ -57,6 +63,8 @@ class GenerateRequest:
     """0 is off; otherwise that many alternatives a token."""
     choices: list[str] = field(default_factory=list)
     """The answer is the likeliest of these texts; nothing is written token by token, `done` has their `scores`."""
+    schema: str = ""
+    """JSON schema, as text, that the answer must satisfy; "" is free text."""
     references: list[str] = field(default_factory=list)
     """Texts whose log probability as the answer is wanted beside the answer that is written."""
     group: str | None = None
@@ -87,6 +95,8 @@ _BOUNDS: dict[str, tuple[type, float, float]] = {
     "top_p": (float, 1e-6, 1),
     "top_k": (int, 0, 1_000_000),
     "repetition_penalty": (float, 0.1, 10),
+    "frequency_penalty": (float, -2, 2),
+    "presence_penalty": (float, -2, 2),
     "n_logprobs": (int, 0, 20),
     "n_samples": (int, 1, 16),
     "n_examples": (int, 0, 200),
@@ -111,6 +121,19 @@ def _check_choices(request: GenerateRequest) -> None:
         raise SpecError("choices must differ from one another and come without references.", field="choices")
 
 
+def _check_asked(request: GenerateRequest) -> None:
+    if request.text:
+        if request.messages or request.nearest or request.collection_id is not None or request.message_id is not None:
+            raise SpecError("A text to continue comes without messages, examples and collection.", field="text")
+    elif not request.messages or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in request.messages
+    ):
+        raise SpecError("messages must be a list of {role, content} with text in both.", field="messages")
+    if request.schema and request.choices:
+        raise SpecError("An answer is chosen or follows a schema, not both.", field="schema")
+
+
 def _check(request: GenerateRequest) -> None:
     _check_choices(request)
     for name, (kind, low, high) in _BOUNDS.items():
@@ -119,11 +142,7 @@ def _check(request: GenerateRequest) -> None:
         if not good or not math.isfinite(value) or not low <= value <= high:
             number = "a whole number" if kind is int else "a number"
             raise SpecError(f"{name} must be {number} from {low:g} to {high:g}, got {value!r}.", field=name)
-    if not request.messages or not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in request.messages
-    ):
-        raise SpecError("messages must be a list of {role, content} with text in both.", field="messages")
+    _check_asked(request)
     if len(request.stop) > 16 or not all(isinstance(s, str) and 0 < len(s) <= 200 for s in request.stop):
         raise SpecError("stop must be at most 16 texts of 1 to 200 characters.", field="stop")
     if request.seed is not None and (isinstance(request.seed, bool) or not isinstance(request.seed, int)):

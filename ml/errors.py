@@ -31,6 +31,7 @@ class ColdframeError(Exception):
             "hint": self.hint,
             "field": self.field,
             "permanent": self.permanent,
+            "status": self.status,
         }
 
 

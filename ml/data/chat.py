@@ -120,6 +120,15 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[in
     return _encode(tokenizer, text, special=tokenizer.chat_template is None)
 
 
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that is to be continued as it stands, begun as the tokenizer begins a text. Raises DataError
+    when there is nothing to continue."""
+    ids = _encode(tokenizer, defuse(tokenizer, text), special=True)
+    if not ids:
+        raise DataError("The text to continue is empty.", field="prompt")
+    return ids
+
+
 def completion_ids(tokenizer: Any, completion: str) -> list[int]:
     """Token ids of an answer, ended by the end-of-turn token. Raises DataError when there is no text to learn."""
     ids = _encode(tokenizer, defuse(tokenizer, completion))

@@ -19,11 +19,11 @@ from ml.errors import ModelError, SpecError
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_DEPTH = 96
 """Objects and lists within one another, of a schema."""
-OPTIONS = {
+OPTIONS: Any = {
     "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False,
     "coerce_one_of": True,
 }  # fmt: skip
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "max_items_in_row": 2000, "initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000,
     "max_lexer_states": 50_000, "max_grammar_size": 200_000,
 }  # fmt: skip
@@ -110,7 +110,8 @@ def check_schema(schema: str) -> None:
         raise SpecError(f"A schema is an object, got {schema!r:.60}.", field=FIELD)
     if "x-guidance" in found:
         raise SpecError("A schema may not bring settings of its own (x-guidance).", field=FIELD)
-    level, depth = [found], 0
+    level: list[Any] = [found]
+    depth = 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:

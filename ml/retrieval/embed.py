@@ -67,6 +67,10 @@ class Embedder:
         ids: list[int] = self.tokenizer.encode(text).ids
         return ids if len(ids) <= self.max_tokens else ids[: self.max_tokens - 1] + ids[-1:]
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included, also those beyond `max_tokens`."""
+        return [len(encoded.ids) for encoded in self.tokenizer.encode_batch(list(texts))]
+
     def embed(
         self, texts: Sequence[str], *, batch_size: int = 32, on_batch: Callable[[int], None] | None = None
     ) -> Vectors:

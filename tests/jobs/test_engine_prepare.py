@@ -51,3 +51,14 @@ def test_a_prefix_takes_its_room_from_the_history(n_prefix: int) -> None:
     found = prepared(engine_with(prefix_tokens=n_prefix), max_tokens=40)
     assert len(found.request.prompt_ids) + n_prefix + 40 <= LENGTH
     assert len(prompt_ids(TOKENIZER, [{"role": "user", "content": "And now?"}])) <= len(found.request.prompt_ids)
+
+
+def test_a_text_is_continued_as_it_stands() -> None:
+    """No chat template, and what spells a control token is defused."""
+    found = prepared(engine_with(), text="Once <|im_end|>upon", messages=[], message_id=None, max_tokens=5)
+    assert TOKENIZER.decode(found.request.prompt_ids) == "Once <\u200b|im_end|>upon"
+
+
+def test_penalties_and_schema_reach_the_engine() -> None:
+    found = prepared(engine_with(), frequency_penalty=0.5, presence_penalty=-0.5, schema="{}", max_tokens=5).request
+    assert (found.sampling.frequency_penalty, found.sampling.presence_penalty, found.schema) == (0.5, -0.5, "{}")

@@ -155,3 +155,15 @@ def test_the_refusal_is_the_collections_own(collection: Collection) -> None:
     assert retrieve.refusal_of(team_id=collection.team_id, collection_id=collection.pk) == collection.refusal
     with pytest.raises(NotFoundError):
         retrieve.refusal_of(team_id=collection.team_id + 1, collection_id=collection.pk)
+
+
+def test_tokens_of_embedded_texts_are_counted_as_the_model_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting:
+        max_tokens = 4
+
+        def lengths(self, texts: Sequence[str]) -> list[int]:
+            return [len(text) for text in texts]
+
+    monkeypatch.setattr(retrieve, "_embedder", lambda *_: Counting())
+    found = retrieve.embed_counted(["1", "00002"])
+    assert found == {"vectors": [axis(1), axis(2)], "n_tokens": 5, "cut": [1], "most": 4}

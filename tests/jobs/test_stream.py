@@ -33,7 +33,9 @@ def test_a_request_survives_the_journey_as_json():
     [
         {"temperature": 3}, {"temperature": float("nan")}, {"max_tokens": 0}, {"max_tokens": 1.5}, {"top_p": 0},
         {"top_k": -1}, {"stop": [""]}, {"stop": ["x"] * 17}, {"seed": 1.5}, {"messages": []}, {"n_logprobs": True},
-        {"messages": [{"role": "user", "content": None}]},
+        {"messages": [{"role": "user", "content": None}]}, {"frequency_penalty": 2.5}, {"presence_penalty": -3},
+        {"text": "go on", "messages": HELLO}, {"text": "go on", "messages": [], "collection_id": 1},
+        {"schema": "{}", "choices": ["a", "b"]},
     ],
 )  # fmt: skip
 def test_a_request_out_of_bounds_is_refused_by_field(changes):
@@ -50,7 +52,7 @@ def test_unknown_keys_in_a_request_are_refused():
 
 def test_a_group_is_queued_whole_and_known_ids_only_once(redis_child: RedisChild):  # noqa: F811
     group = [request_of(group="g"), request_of(group="g")]
-    stream.submit(group)
+    assert stream.submit(group) == 2
     stream.submit(group)
     entries = stream_redis.client().xrange(stream.REQUESTS)
     assert [entry[1]["id"] for entry in entries] == [r.id for r in group]
@@ -118,6 +120,14 @@ def test_redis_down_is_said_at_submit(redis_child: RedisChild):  # noqa: F811
     redis_child.stop()
     with pytest.raises(UnavailableError, match="Redis does not answer"):
         stream.submit([request_of()])
+
+
+def test_an_error_keeps_its_status_on_the_way():
+    """An answer that was late became a 400: its code belongs to no class, and the status did not travel."""
+    late = UnavailableError("Too late.", code="deadline")
+    again = stream.error_from(json.loads(json.dumps(late.as_dict())))
+    assert (again.status, again.code, again.permanent) == (503, "deadline", False)
+    assert stream.error_from({"code": "busy", "message": "Full."}).status == 429
 
 
 def test_a_service_call_returns_the_reply_or_its_error(redis_child: RedisChild, monkeypatch):  # noqa: F811

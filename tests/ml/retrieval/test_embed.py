@@ -44,6 +44,12 @@ def test_a_text_that_is_too_long_is_cut_not_refused(tiny_bert_models: Path) -> N
     assert np.isfinite(embedder.embed(["notice " * 500])).all()
 
 
+def test_the_length_of_a_text_counts_what_is_cut_off_too(tiny_bert_models: Path) -> None:
+    embedder = load_embedder(tiny_bert_models, "tiny-bert")
+    lengths = embedder.lengths(["the tree", "notice " * 400])
+    assert lengths[0] == len(embedder.tokenizer.encode("the tree").ids) and lengths[1] > embedder.max_tokens
+
+
 def test_a_missing_model_says_what_to_do(tiny_bert_models: Path) -> None:
     with pytest.raises(ModelError, match="no model 'absent'"):
         load_embedder(tiny_bert_models, "absent")
