@@ -17,6 +17,7 @@ _SEED = 20_040_725
 
 Weights = NDArray[np.int64]
 """[N] how often each row was drawn; sums to N."""
+Floats = NDArray[np.float64]
 
 
 def bootstrap_interval(score: Callable[[Weights], float], n_rows: int) -> tuple[float, float]:
@@ -37,3 +38,10 @@ def bootstrap_interval(score: Callable[[Weights], float], n_rows: int) -> tuple[
 def _draw(generator: np.random.Generator, n_rows: int) -> Weights:
     weights: Weights = np.bincount(generator.integers(n_rows, size=n_rows), minlength=n_rows)
     return weights
+
+
+def draw_many(generator: np.random.Generator, n_rows: int, n_draws: int) -> Floats:
+    """[N, R] how often each row was drawn in each of `n_draws` draws; every column sums to N."""
+    picked = generator.integers(n_rows, size=(n_rows, n_draws)) * n_draws + np.arange(n_draws)
+    counts = np.bincount(picked.ravel(), minlength=n_rows * n_draws)
+    return counts.reshape(n_rows, n_draws).astype(np.float64)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ml.evaluate.bootstrap import Weights, bootstrap_interval
+from ml.evaluate.bootstrap import Floats, Weights, bootstrap_interval
 
 _Z95 = 1.959963984540054
 
@@ -70,6 +70,33 @@ def macro_f1_score(expected: Sequence[str], got: Sequence[str]) -> Callable[[Wei
         return float((2 * n_right[present] / n_seen[present]).mean())
 
     return score
+
+
+def macro_f1_scores(expected: Sequence[str], got: Sequence[str]) -> Callable[[Floats], Floats]:
+    """`macro_f1` of many draws at once: weights [N, R] to scores [R]."""
+    labels = sorted({*expected, *got})
+    right = [i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a == b]
+
+    def score(weights: Floats) -> Floats:
+        n_seen = _by_label(labels, expected, weights) + _by_label(labels, got, weights)  # [L, R]
+        n_right = _by_label(labels, [expected[i] for i in right], weights[right])
+        f1 = np.divide(2 * n_right, n_seen, out=np.zeros_like(n_seen), where=n_seen > 0)
+        found: Floats = f1.sum(axis=0) / np.maximum(1, (n_seen > 0).sum(axis=0))
+        return found
+
+    return score
+
+
+def _by_label(labels: Sequence[str], said: Sequence[str], weights: Floats) -> Floats:
+    """Sums [L, R] of the weights [n, R] of the rows that said each label."""
+    places = {label: i for i, label in enumerate(labels)}
+    found = np.zeros((len(labels), weights.shape[1]))
+    if said:
+        mine = np.array([places[label] for label in said])
+        order = np.argsort(mine, kind="stable")
+        present, starts = np.unique(mine[order], return_index=True)
+        found[present] = np.add.reduceat(weights[order], starts, axis=0)
+    return found
 
 
 def normalized(text: str) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from ml.evaluate.bootstrap import Weights, bootstrap_interval
+from ml.evaluate.bootstrap import Floats, Weights, bootstrap_interval
 from ml.evaluate.metrics import normalized
 
 Scored = tuple[float, tuple[float, float]]
@@ -46,12 +47,51 @@ def chrf_score(expected: Sequence[str], got: Sequence[str]) -> WeightedScore:
     return _corpus(CHRF(), expected, got)
 
 
+def _counts(metric: Any, expected: Sequence[str], got: Sequence[str]) -> NDArray[np.int64]:
+    """[N, counts] of each row; both scores are functions of their sums over the rows."""
+    return np.array(metric._extract_corpus_statistics(list(got), [list(expected)]), dtype=np.int64)
+
+
 def _corpus(metric: Any, expected: Sequence[str], got: Sequence[str]) -> WeightedScore:
-    """Both scores are functions of counts summed over the rows, so a resample is a weighted sum of the counts."""
-    counts = np.array(metric._extract_corpus_statistics(list(got), [list(expected)]), dtype=np.int64)  # [N, counts]
+    """A resample is a weighted sum of the rows' counts."""
+    counts = _counts(metric, expected, got)
 
     def score(weights: Weights) -> float:
         return min(1.0, float(metric._compute_score_from_stats((weights @ counts).tolist()).score) / 100)
+
+    return score
+
+
+def bleu_scores(expected: Sequence[str], got: Sequence[str]) -> Callable[[Floats], Floats]:
+    """`bleu` of many draws at once: weights [N, R] to scores [R], by sacrebleu's formula for its defaults."""
+    counts = _counts(BLEU(force=True), expected, got).T.astype(np.float64)
+
+    def score(weights: Floats) -> Floats:
+        (n_got, n_expected), right, total = np.split(counts @ weights, [2, 6])  # [2, R], [4, R], [4, R]
+        smooth = 2.0 ** np.cumsum((right == 0) & (total > 0), axis=0)
+        share = np.where(right > 0, right, 1 / smooth) / np.maximum(total, 1)
+        short = np.exp(np.minimum(0.0, 1 - n_expected / np.maximum(n_got, 1)))
+        is_some = (right > 0).any(axis=0) & (total > 0).all(axis=0) & (n_got > 0)
+        found: Floats = np.minimum(1.0, np.where(is_some, short * np.exp(np.log(share).mean(axis=0)), 0.0))
+        return found
+
+    return score
+
+
+def chrf_scores(expected: Sequence[str], got: Sequence[str]) -> Callable[[Floats], Floats]:
+    """`chrf` of many draws at once: weights [N, R] to scores [R], by sacrebleu's formula for its defaults."""
+    counts = _counts(CHRF(), expected, got).T.astype(np.float64)
+
+    def score(weights: Floats) -> Floats:
+        n_got, n_expected, n_both = ((counts @ weights).reshape(CHRF.CHAR_ORDER, 3, -1)).transpose(1, 0, 2)  # [6, R]
+        counted = (n_got > 0) & (n_expected > 0)
+        n_orders = np.maximum(1, counted.sum(axis=0))
+        precision = np.where(counted, n_both / np.maximum(n_got, 1), 0).sum(axis=0) / n_orders
+        recall = np.where(counted, n_both / np.maximum(n_expected, 1), 0).sum(axis=0) / n_orders
+        factor = CHRF.BETA**2
+        below = factor * precision + recall
+        found: Floats = np.divide((1 + factor) * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+        return np.minimum(1.0, found)
 
     return score
 

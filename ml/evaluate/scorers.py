@@ -16,16 +16,29 @@ from numpy.typing import NDArray
 
 from ml.evaluate import metrics, overlap
 from ml.evaluate.answers import Answered, is_right, same_number
-from ml.evaluate.bootstrap import Weights
+from ml.evaluate.bootstrap import Floats, Weights
 
 N_BINS = 15
 Scorer = Callable[[Weights], float]
-Floats = NDArray[np.float64]
+ManyScorer = Callable[[Floats], Floats]
+"""From weights [N, R] of many draws to the metric of each [R]."""
 
 
 def scorer(name: str, rows: Sequence[Answered]) -> Scorer:
     """The metric called `name` over `rows`, of which there is at least one."""
     return _SCORERS[name](rows)
+
+
+def many_scorer(name: str, rows: Sequence[Answered]) -> ManyScorer:
+    """The same metric for many draws at once."""
+    expected, got = [row.expected for row in rows], [row.got for row in rows]
+    if name in _MANY:
+        return _MANY[name](expected, got)
+    if name in ROW_MEANS:
+        values = np.asarray(row_scores(name, rows))
+        return lambda weights: (values @ weights) / np.maximum(1, weights.sum(axis=0))
+    one = scorer(name, rows)
+    return lambda weights: np.array([one(column.astype(np.int64)) for column in weights.T])
 
 
 def row_scores(name: str, rows: Sequence[Answered]) -> list[float]:
@@ -100,6 +113,13 @@ _ROW_SCORES: Mapping[str, Callable[[Answered], float]] = {
     "exact_match": lambda row: float(metrics.exact_match(row.expected, row.got)),
     "token_f1": lambda row: metrics.token_f1(row.expected, row.got),
     "rouge_l": lambda row: overlap.rouge_l_row(row.expected, row.got),
+}
+ROW_MEANS = frozenset(_ROW_SCORES)
+"""Metrics that are the mean of what each row scores alone."""
+_MANY: Mapping[str, Callable[[Sequence[str], Sequence[str]], ManyScorer]] = {
+    "macro_f1": metrics.macro_f1_scores,
+    "bleu": overlap.bleu_scores,
+    "chrf": overlap.chrf_scores,
 }
 _SCORERS: Mapping[str, Callable[[Sequence[Answered]], Scorer]] = {
     **{name: _rows_mean(name) for name in _ROW_SCORES},

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ml.errors import DataError
 from ml.evaluate.answers import Answered
-from ml.evaluate.paired import compare, mcnemar, same_rows
+from ml.evaluate.paired import compare, holm, mcnemar, same_rows, two_sided
 
 
 def rows_of(right, expected="x"):
@@ -70,3 +73,31 @@ def test_only_rows_that_both_answered_are_compared():
 def test_mcnemar_is_exact_for_many_rows():
     assert mcnemar([True] * 3000, [False] * 3000)["p"] < 1e-100
     assert mcnemar([True, False], [False, True])["p"] == 1.0
+
+
+def test_holm_is_the_table_of_its_paper() -> None:
+    """Four tests at 5 %: .01 stands for four, .04 for the last two of them alone."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=30))
+def test_holm_keeps_the_order_and_lies_between_the_value_and_bonferroni(values) -> None:
+    adjusted = holm(values)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    assert [adjusted[i] for i in order] == sorted(adjusted)
+    for value, found in zip(values, adjusted, strict=True):
+        assert value <= found <= max(value, min(1.0, len(values) * value)) + 1e-12
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1), min_size=2, max_size=12), st.randoms())
+def test_holm_does_not_mind_the_order(values, shuffler) -> None:
+    places = list(range(len(values)))
+    shuffler.shuffle(places)
+    found = holm(values)
+    assert holm([values[i] for i in places]) == [found[i] for i in places]
+
+
+def test_a_difference_that_is_never_drawn_on_the_other_side_has_the_smallest_p() -> None:
+    assert two_sided(np.full(999, 0.1)) == pytest.approx(2 / 1000)
+    assert two_sided(np.zeros(999)) == 1.0
