@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
-from jobs import evaluation, exchange
+from jobs import evaluation, exchange, study
 from jobs.child import thread_count
 from ml.errors import ModelError
 from webapp.models import Run
@@ -62,6 +62,9 @@ def prepare(run: Run) -> list[str]:
         return exchange.command(run, folder)
     if run.kind == Run.Kind.EVALUATE:
         return evaluation.command(run, folder)
+    if run.kind == Run.Kind.STUDY:
+        _check_model(str(run.spec.get("base", "")))
+        return study.command(run, folder)
     spec = _child_spec(run)
     draft = folder / ".spec.json"
     draft.write_text(json.dumps(spec, ensure_ascii=False, indent=1), encoding="utf-8")

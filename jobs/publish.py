@@ -18,6 +18,7 @@ from django.db import transaction
 
 from jobs.evaluation import prepare_evaluation
 from jobs.exchange import prepare_export
+from jobs.study import prepare_study
 from ml.errors import ArtifactError, DataError
 from webapp.models import Run
 from webapp.services.run_leases import Claim, run_finish
@@ -29,6 +30,7 @@ PUBLISHERS = {
     "import": ("webapp.services.exchange", "import_publish"),
     "export": ("webapp.services.exchange", "export_publish"),
     "evaluate": ("webapp.services.evaluations", "evaluation_publish"),
+    "study": ("webapp.services.studies", "study_publish"),
 }
 FENCED = ("train", "import")
 """Kinds whose publishing service is given the claim's fencing number."""
@@ -114,4 +116,5 @@ PREPARERS: dict[str, Callable[[Run, Path], tuple[str, dict[str, Any]]]] = {
     "import": _prepare_artifact,
     "export": prepare_export,
     "evaluate": prepare_evaluation,
+    "study": prepare_study,
 }

@@ -27,6 +27,7 @@ from django.db import close_old_connections, connection
 from django.db.models import Max
 from django.db.models.functions import Now
 
+from jobs import study
 from jobs.queue import QUEUE_OF, waiting_in
 from jobs.stream_redis import client
 from ml.errors import ColdframeError
@@ -62,6 +63,7 @@ def main() -> int:
             _try("collecting garbage", collect_garbage)
             _try("expiring exports", lambda: _report("uploads and exports removed", exchange_expire()))
             _try("sweeping vectors", sweep_vectors)
+            _try("sweeping studies", sweep_studies)
         pause = interval if is_well else min(pause * 2, LONGEST_PAUSE_S)
         stop.wait(pause)
     return 0
@@ -146,6 +148,7 @@ def collect_garbage() -> None:
         with contextlib.suppress(FileNotFoundError):
             is_old = now - folder.stat().st_mtime > GARBAGE_AFTER_S
             if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in kept and is_old:
+                study.keep(int(folder.name), folder)
                 shutil.rmtree(folder)
                 n_removed += 1
     n_removed += storage.remove_leftovers(older_than_s=GARBAGE_AFTER_S, now=now)
@@ -157,3 +160,8 @@ def sweep_vectors() -> None:
     from jobs import vectors
 
     _report("vectors removed", vectors.sweep())
+
+
+def sweep_studies() -> None:
+    """Results that a study replaced when it was extended."""
+    _report("study results removed", study.sweep(older_than_s=GARBAGE_AFTER_S, now=time.time()))

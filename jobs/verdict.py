@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs import study
 from jobs.commands import workdir_of
 from jobs.notes import Notes
 from jobs.publish import publish
@@ -52,7 +53,13 @@ class Ending:
 
 
 def conclude(ending: Ending) -> str:
-    """Moves the run on; returns what became of it, for the log."""
+    """Moves the run on; returns what became of it, for the log. What a study had finished is kept in any case."""
+    outcome = _conclude(ending)
+    study.keep(ending.claim.run_id, workdir_of(ending.claim.run_id))
+    return outcome
+
+
+def _conclude(ending: Ending) -> str:
     claim, code, reason = ending.claim, ending.code, ending.reason
     if code == 0 and ending.notes.finished is not None:
         known = {key: value for key, value in ending.notes.progress.items() if key == "n_trainable"}

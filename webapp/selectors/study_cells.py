@@ -99,11 +99,11 @@ def key_of(technique: str, seed: int, share: float = 1.0) -> str:
 
 
 def planned_cells(spec: Mapping[str, Any]) -> list[tuple[Technique, int, float]]:
-    """(technique, seed, share) of every cell that a spec asks for. Only what is trained grows with the rows."""
+    """(technique, seed, share) of every cell that a spec asks for; as ml/study/cells.py, in the table's order."""
     seeds, found = list(spec.get("seeds") or [17]), []
     for technique in (TECHNIQUES[name] for name in spec.get("techniques") or [] if name in TECHNIQUES):
         found += [(technique, seed, 1.0) for seed in (seeds if technique.has_chance else seeds[:1])]
-        if technique.kind == "trained":
+        if technique.kind == "trained" or technique.name == "few_shot_nearest":
             found += [(technique, seeds[0], float(share)) for share in spec.get("shares") or []]
     return found
 
@@ -156,8 +156,10 @@ def _cell(
 
 def _from_event(study: Study, event: Mapping[str, Any]) -> dict[str, Any]:
     n_rows = int(study.spec.get("test_rows") or 0)
+    error = event.get("error") or {}
     return {
-        "state": str(event["state"]), "text": str(event.get("text") or ""),
+        "state": str(event["state"]), "hint": str(error.get("hint") or ""),
+        "text": str(event.get("text") or event.get("reason") or error.get("message") or ""),
         "measure": measure_of(study.metric, event.get("value"), event.get("interval"), n_rows),
         "learning_rate": event.get("learning_rate"), "step": int(event.get("step") or 0),
         "n_steps": int(event.get("n_steps") or 0), "seconds": event.get("seconds"),

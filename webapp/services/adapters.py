@@ -18,7 +18,7 @@ from django.db.models import Max
 from django.utils.text import slugify
 
 from ml.errors import ArtifactError, ColdframeError
-from webapp.models import Adapter, AdapterVersion, Alias, Run
+from webapp.models import Adapter, AdapterVersion, Alias, DatasetVersion, Run, Team
 from webapp.names import name_check
 from webapp.selectors.metrics import with_headline
 from webapp.services.aliases import ADAPTERS, PRODUCTION, alias_point
@@ -33,17 +33,36 @@ def _artifact_id(out: Path) -> str:
 
 
 def _adapter_of(run: Run) -> Adapter:
-    """The adapter that the run grows, locked; made when the team has none of that name."""
+    """The adapter that the run grows."""
     try:
         name = name_check(str(run.spec.get("adapter") or slugify(run.title)[:80]), field="adapter")
     except ColdframeError:
         # What was trained is worth more than its name: it is published all the same, and can be renamed.
         name = f"run-{run.pk}"
-    adapter, _ = Adapter.objects.get_or_create(team=run.team, name=name, defaults={"created_by": run.created_by})
+    return adapter_grown(team=run.team, user=run.created_by, name=name, run=run.pk)
+
+
+def adapter_grown(*, team: Team, user: Any, name: str, **about: Any) -> Adapter:
+    """The team's adapter of that name, locked; made where there is none, brought back where it was retired."""
+    adapter, _ = Adapter.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
     if adapter.is_retired:
         Adapter.objects.filter(pk=adapter.pk).update(is_retired=False)
-        audit(team=run.team, user=run.created_by, action="adapter.restore", subject=adapter, run=run.pk)
+        audit(team=team, user=user, action="adapter.restore", subject=adapter, **about)
     return Adapter.objects.select_for_update().get(pk=adapter.pk)
+
+
+def version_add(
+    *, adapter: Adapter, user: Any, artifact: str, manifest: Mapping[str, Any], n_trainable: int,
+    metrics: Mapping[str, Any], dataset_version: DatasetVersion | None, run: Run | None = None,
+) -> AdapterVersion:  # fmt: skip
+    """The next version of a locked adapter, whose files are in the storage."""
+    base = manifest.get("base") or {}
+    return AdapterVersion.objects.create(
+        team=adapter.team, created_by=user, adapter=adapter, artifact=artifact, manifest=manifest, metrics=metrics,
+        number=(adapter.versions.aggregate(last=Max("number"))["last"] or 0) + 1, method=manifest.get("method", ""),
+        form=manifest.get("form", ""), base_name=base.get("name", ""), base_fingerprint=base.get("fingerprint", ""),
+        size_bytes=_size_bytes(manifest), n_trainable=n_trainable, dataset_version=dataset_version, run=run,
+    )  # fmt: skip
 
 
 def _size_bytes(manifest: Mapping[str, Any]) -> int:
@@ -69,21 +88,18 @@ def adapter_publish(*, run: Run, out: Path, manifest: dict[str, Any], fence: int
     if known is not None:
         return known
     adapter = _adapter_of(run)
-    number = (adapter.versions.aggregate(last=Max("number"))["last"] or 0) + 1
-    base = manifest.get("base") or {}
-    version = AdapterVersion.objects.create(
-        team=run.team, created_by=run.created_by, adapter=adapter, number=number, artifact=_artifact_id(out),
-        method=manifest.get("method", ""), form=manifest.get("form", ""), base_name=base.get("name", ""),
-        base_fingerprint=base.get("fingerprint", ""), size_bytes=_size_bytes(manifest),
-        n_trainable=int(manifest.get("n_trainable") or run.result.get("n_trainable") or 0), manifest=manifest,
-        metrics=_metrics(manifest), dataset_version=run.dataset_version, run=run,
+    version = version_add(
+        adapter=adapter, user=run.created_by, artifact=_artifact_id(out), manifest=manifest, metrics=_metrics(manifest),
+        n_trainable=int(manifest.get("n_trainable") or run.result.get("n_trainable") or 0),
+        dataset_version=run.dataset_version, run=run,
     )  # fmt: skip
     audit(team=run.team, user=run.created_by, action="adapter.publish", subject=version, run=run.pk)
     if not adapter.aliases.filter(name=PRODUCTION).exists():
         Alias.objects.create(
             team=run.team, created_by=run.created_by, adapter=adapter, name=PRODUCTION, version=version
         )
-        audit(team=run.team, user=run.created_by, action="alias.move", subject=f"{adapter}@{PRODUCTION}", to=number)
+        audit(team=run.team, user=run.created_by, action="alias.move", subject=f"{adapter}@{PRODUCTION}",
+              to=version.number)  # fmt: skip
     return version
 
 

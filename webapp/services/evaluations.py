@@ -101,14 +101,23 @@ def evaluation_publish(
     evaluation = Evaluation.objects.select_for_update().select_related("dataset_version").get(run=run)
     if evaluation.is_done:
         return evaluation
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    evaluation_fill(evaluation=evaluation, folder=out, results=results, comparisons=comparisons)
+    return evaluation
+
+
+def evaluation_fill(
+    *, evaluation: Evaluation, folder: Path, results: str, comparisons: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Writes what `folder` says: summary.json, and the rows of results.jsonl, which is in the storage by now.
+    `comparisons`: by the id of another evaluation on the same rows, its figures minus this one's."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for name in ("main_metric", "metrics", "intervals", "figures", "versions"):
         setattr(evaluation, name, summary[name])
     # Beside the figures, so that a list can be sorted by it.
     evaluation.figures["headline"] = summary["metrics"][summary["main_metric"]]
     evaluation.results, evaluation.n_rows = results, int(summary["figures"]["n_rows"])
     evaluation.save(update_fields=["main_metric", "metrics", "intervals", "figures", "versions", "results", "n_rows"])
-    rows = _index(evaluation, out / "results.jsonl")
+    rows = _index(evaluation, folder / "results.jsonl")
     while batch := list(islice(rows, BATCH)):
         EvaluationRow.objects.bulk_create(batch)
     EvaluationComparison.objects.bulk_create(
@@ -117,7 +126,6 @@ def evaluation_publish(
         for pk, found in comparisons.items()
     )  # fmt: skip
     _note_on_prompt(evaluation)
-    return evaluation
 
 
 def _note_on_prompt(evaluation: Evaluation) -> None:

@@ -22,6 +22,8 @@ from webapp.models import Run, RunEvent, RunMetric
 from webapp.services.runs import doorbell_ring, run_is_over
 
 MAX_ATTEMPTS = 3
+NEWEST_ONLY = {"board": "", "cell": "key"}
+"""Events of which the newest alone counts, by name: of a cell, the newest with the same key."""
 Held = Literal["held", "cancel", "lost"]
 
 
@@ -84,18 +86,36 @@ def run_record(
     events: Sequence[tuple[str, dict[str, Any]]] = (),
     metrics: Sequence[dict[str, Any]] = (),
 ) -> Held:
-    """Writes what the child said, all of it or nothing. A step repeated after a resume replaces the older one."""
+    """Writes what the child said, all of it or nothing. A step repeated after a resume replaces the older one, and so
+    does a state of something that is said again and again (NEWEST_ONLY)."""
     with transaction.atomic():
         change: dict[str, Any] = {"owner": F("owner")} if progress is None else {"progress": progress}
         if not _mine(claim).update(**change):
             return "lost"
-        RunEvent.objects.bulk_create([RunEvent(run_id=claim.run_id, name=n, data=d) for n, d in events])
+        lasting = _without_outdated(claim.run_id, events)
+        RunEvent.objects.bulk_create([RunEvent(run_id=claim.run_id, name=n, data=d) for n, d in lasting])
         newest = {int(data["step"]): data for data in metrics}
         RunMetric.objects.bulk_create(
             [RunMetric(run_id=claim.run_id, step=step, data=data) for step, data in newest.items()],
             update_conflicts=True, unique_fields=["run", "step"], update_fields=["data"],
         )  # fmt: skip
     return "cancel" if _mine(claim).filter(is_cancel_requested=True).exists() else "held"
+
+
+def _without_outdated(run_id: int, events: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """The events without those that a later one replaces; the rows of those that these replace are deleted."""
+    seen: set[tuple[str, str]] = set()
+    lasting = []
+    for name, data in reversed(events):
+        place = (name, str(data.get(NEWEST_ONLY[name], ""))) if name in NEWEST_ONLY else None
+        if place is None or place not in seen:
+            lasting.append((name, data))
+        if place is not None:
+            seen.add(place)
+    for name, key in seen:
+        same = {f"data__{NEWEST_ONLY[name]}": key} if NEWEST_ONLY[name] else {}
+        RunEvent.objects.filter(run_id=run_id, name=name, **same).delete()
+    return lasting[::-1]
 
 
 def run_publishing(*, claim: Claim) -> bool:
