@@ -31,6 +31,7 @@ VERBS = {
     "train": "train an adapter from a spec",
     "plan": "say how much memory a run will need",
     "evaluate": "measure a base model or an adapter on a data set",
+    "study": "measure several techniques on one data set, each with its own search",
     "inspect": "check an adapter folder and say what it is",
     "import": "check an adapter made by plain peft and write it as an artifact",
     "merge": "write base model and adapter as one whole model",

@@ -15,13 +15,14 @@ from functools import cache
 from typing import Any, TextIO
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 
@@ -32,7 +33,7 @@ class Emitter:
         self._stream = stream
 
     def __call__(self, event: str, **values: Any) -> None:
-        line = json.dumps({"event": event, **_finite(values)}, ensure_ascii=False, allow_nan=False)
+        line = json.dumps({"event": event, **finite(values)}, ensure_ascii=False, allow_nan=False)
         self._stream.write(line + "\n")
         self._stream.flush()
 

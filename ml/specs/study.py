@@ -87,6 +87,9 @@ STUDY_FIELDS: tuple[Field, ...] = (
           advanced=True, help="Prompt and answer together; longer prompts are cut at the start."),
     Field(name="max_tokens", label="Longest answer", kind="int", default=128, low=1, high=8192, unit="tokens",
           advanced=True, help="Tokens that may be written for a free answer; steps before an answer count."),
+    Field(name="instruction", label="Instruction", kind="text", default="", high=4000, advanced=True,
+          help="What the techniques that ask in words tell the model; {labels} stands for the labels. Empty: a "
+               "sentence that fits the task."),
     Field(name="n_examples", label="Examples shown", kind="int", default=8, low=1, high=32, advanced=True,
           help="Training rows in front of a few-shot question."),
     Field(name="n_votes", label="Votes", kind="int", default=5, low=2, high=16, advanced=True,
@@ -121,6 +124,7 @@ class StudySpec:
     test_rows: int
     max_length: int
     max_tokens: int
+    instruction: str
     n_examples: int
     n_votes: int
 

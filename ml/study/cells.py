@@ -1,0 +1,137 @@
+"""The cells of a study, in the order in which they are done, and what is kept of each.
+
+A cell is a technique, a seed and a share of the training rows. A finished one lies in `out/cells/<key>.json`, its
+answered rows in `out/rows/<key>.jsonl`; both are written whole or not at all. Its identity names everything that its
+figures depend on, so that a study that is extended takes over what it had, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml.evaluate.answers import Answered
+from ml.events import finite
+from ml.files import write_json
+from ml.specs import METHODS
+from ml.specs.study import TECHNIQUES, StudySpec
+
+_NO_MATTER = ("dataset", "metric", "techniques", "seeds", "shares", "budget_s")
+_OF_TRAINING = ("steps", "batch_size", "n_tries", "valid_rows")
+_OF_ASKING = ("instruction", "n_examples", "n_votes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    technique: str
+    seed: int
+    share: float = 1.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.technique}-s{self.seed}" + ("" if self.share >= 1 else f"-{self.share:g}")
+
+    @property
+    def lesson(self) -> str:
+        """Names what cells share that differ in the seed alone."""
+        return self.technique + ("" if self.share >= 1 else f"-{self.share:g}")
+
+    def about(self) -> dict[str, Any]:
+        """The part of a kept cell that is known beforehand."""
+        row = TECHNIQUES[self.technique]
+        return {"key": self.key, "technique": self.technique, "label": row.label, "glyph": row.glyph,
+                "kind": row.kind, "seed": self.seed, "share": self.share}  # fmt: skip
+
+
+def cells_of(spec: StudySpec, order: Sequence[str] = ()) -> list[Cell]:
+    """All cells: every technique with the first seed, in `order` where it is given, then the further seeds, then the
+    smaller shares of the rows."""
+    names = sorted(spec.techniques, key=lambda name: order.index(name) if name in order else len(order))
+    first = [Cell(technique=name, seed=spec.seeds[0]) for name in names]
+    by_chance = [name for name in names if TECHNIQUES[name].has_chance]
+    further = [Cell(technique=name, seed=seed) for seed in spec.seeds[1:] for name in by_chance]
+    learns = [name for name in names if learns_from_rows(name)]
+    smaller = [Cell(technique=n, seed=spec.seeds[0], share=share) for share in spec.shares for n in learns]
+    return [*first, *further, *smaller]
+
+
+def learns_from_rows(name: str) -> bool:
+    """Whether more training rows can make it better."""
+    return name in METHODS or name == "few_shot_nearest"
+
+
+def identity_of(cell: Cell, spec: StudySpec, *, fingerprint: str, rows_sha256: str) -> str:
+    """sha256 (hex) of what the cell's figures depend on. `rows_sha256`: of the rows that the study drew."""
+    is_trained = TECHNIQUES[cell.technique].kind == "trained"
+    without = (*_NO_MATTER, *(_OF_ASKING if is_trained else _OF_TRAINING))
+    settings = {name: value for name, value in spec.as_dict().items() if name not in without}
+    seeds = [spec.seeds[0]] if is_trained else []  # the search uses the first
+    whole = [cell.technique, cell.seed, cell.share, settings, seeds, fingerprint, rows_sha256]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+class Kept:
+    """What is finished, in the `out` folder of a study."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        for name in ("cells", "rows", "artifacts"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.out / "cells" / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def cells(self) -> list[dict[str, Any]]:
+        found = [self.read(path.stem) for path in sorted((self.out / "cells").glob("*.json"))]
+        return [cell for cell in found if cell is not None]
+
+    def rows(self, key: str) -> list[Answered]:
+        with (self.out / "rows" / f"{key}.jsonl").open(encoding="utf-8") as file:
+            return [Answered.from_dict(json.loads(line)) for line in file]
+
+    def artifact(self, key: str) -> Path:
+        return self.out / "artifacts" / key
+
+    def write(self, cell: Mapping[str, Any], lines: Sequence[Mapping[str, Any]] = ()) -> None:
+        """The rows first: a cell that is there has its rows."""
+        if lines:
+            path = self.out / "rows" / f"{cell['key']}.jsonl"
+            draft = path.with_name(f".{path.name}")
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        self._put(f"cells/{cell['key']}.json", cell)
+
+    def write_about(self, name: str, value: Mapping[str, Any]) -> None:
+        self._put(name, value)
+
+    def _put(self, name: str, value: Mapping[str, Any]) -> None:
+        path = self.out / name
+        draft = path.with_name(f".{path.name}")
+        write_json(draft, finite(value))
+        draft.replace(path)
+
+    def take_over(self, before: Path, wanted: Mapping[str, str]) -> list[str]:
+        """Copies finished cells out of an earlier `out` folder whose identity is the wanted one, by key."""
+        taken = []
+        earlier = Kept(before) if (before / "cells").is_dir() else None
+        for cell in earlier.cells() if earlier else ():
+            key = str(cell["key"])
+            if cell.get("state") != "done" or wanted.get(key) != cell.get("identity") or self.read(key):
+                continue
+            shutil.copyfile(before / "rows" / f"{key}.jsonl", self.out / "rows" / f"{key}.jsonl")
+            if cell.get("artifact"):
+                shutil.rmtree(self.artifact(key), ignore_errors=True)
+                shutil.copytree(before / cell["artifact"], self.artifact(key))
+            self._put(f"cells/{key}.json", cell)
+            taken.append(key)
+        return taken
