@@ -16,10 +16,10 @@ import pytest
 from django.test import AsyncClient, Client
 
 from ml.errors import ColdframeError
+from ml.specs.csv_cells import neutral_cell
 from tests.webapp.uploading import CSV, MAPPING, bring, rung, store, work
 from webapp import storage
 from webapp.models import AuditEvent, Dataset, DatasetVersion, Run, Upload
-from webapp.selectors.dataset_rows import neutral_cell
 from webapp.selectors.datasets import histogram_of, split_bar
 from webapp.services.datasets import (
     version_from_rows,

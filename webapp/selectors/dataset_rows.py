@@ -14,6 +14,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from ml.specs.csv_cells import neutral_cell
 from webapp import storage
 from webapp.models import DatasetVersion
 from webapp.selectors.drafts import origins_of
@@ -22,7 +23,6 @@ SPLITS = ("train", "validation", "test")
 PAGE_SIZE = 25
 MAX_SHOWN = 1200
 BATCH = 500
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def rows_of(version: DatasetVersion, split: str = "") -> Iterator[dict[str, Any]]:
@@ -86,11 +86,6 @@ def as_jsonl(version: DatasetVersion) -> Iterator[str]:
     for row in rows_of(version):
         origin = origins.get(row["row"])
         yield json.dumps({**row, "origin": origin} if origin else row, ensure_ascii=False) + "\n"
-
-
-def neutral_cell(text: str) -> str:
-    """The cell as text that no spreadsheet takes for a formula."""
-    return "'" + text if text.startswith(_FORMULA) else text
 
 
 def as_csv(version: DatasetVersion) -> Iterator[str]:
