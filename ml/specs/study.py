@@ -115,6 +115,8 @@ class StudySpec:
     """The search uses the first; every technique with chance in it is trained and measured with each."""
     shares: tuple[float, ...]
     """Smaller shares of the training rows that are measured too, by the first seed, each above 0 and below 1."""
+    curve_techniques: tuple[str, ...]
+    """Those that are measured with smaller shares; empty: all that learn from rows."""
     steps: int
     batch_size: int
     n_tries: int
@@ -129,8 +131,8 @@ class StudySpec:
     n_votes: int
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "techniques": list(self.techniques), "seeds": list(self.seeds),
-                "shares": list(self.shares)}  # fmt: skip
+        lists = {name: list(value) for name, value in vars(self).items() if isinstance(value, tuple)}
+        return {**asdict(self), **lists}
 
 
 def why_not_studied(name: str, *, task: str, family: str) -> str:
@@ -170,6 +172,7 @@ def study_spec(given: Mapping[str, Any], *, task: str, family: str = "decoder") 
     return StudySpec(
         **values, metric=_metric(given.get("metric"), task), seeds=_seeds(given.get("seeds", (17,))),
         techniques=_techniques(given.get("techniques"), task, family), shares=_shares(given.get("shares", ())),
+        curve_techniques=_on_curve(given.get("curve_techniques", ()), given.get("techniques", ())),
     )  # fmt: skip
 
 
@@ -199,6 +202,16 @@ def _techniques(given: Any, task: str, family: str) -> tuple[str, ...]:
                             hint="There is: " + ", ".join(TECHNIQUES) + ".")  # fmt: skip
         if reason := why_not_studied(name, task=task, family=family):
             raise SpecError(reason, hint="Leave it out.", field="techniques")
+    return tuple(name for name in TECHNIQUES if name in given)
+
+
+def _on_curve(given: Any, techniques: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise SpecError(f"The techniques of the data-size curve are a list, got {given!r:.80}.",
+                        field="curve_techniques")  # fmt: skip
+    if unknown := [name for name in given if name not in techniques]:
+        raise SpecError(f"{str(unknown[0])[:60]!r} is not among the study's techniques.", field="curve_techniques",
+                        hint="The data-size curve is drawn for techniques of the study.")  # fmt: skip
     return tuple(name for name in TECHNIQUES if name in given)
 
 

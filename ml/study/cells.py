@@ -21,7 +21,7 @@ from ml.files import write_json
 from ml.specs import METHODS
 from ml.specs.study import TECHNIQUES, StudySpec
 
-_NO_MATTER = ("dataset", "metric", "techniques", "seeds", "shares", "budget_s")
+_NO_MATTER = ("dataset", "metric", "techniques", "seeds", "shares", "curve_techniques", "budget_s")
 _OF_TRAINING = ("steps", "batch_size", "n_tries", "valid_rows")
 _OF_ASKING = ("instruction", "n_examples", "n_votes")
 
@@ -55,7 +55,7 @@ def cells_of(spec: StudySpec, order: Sequence[str] = ()) -> list[Cell]:
     first = [Cell(technique=name, seed=spec.seeds[0]) for name in names]
     by_chance = [name for name in names if TECHNIQUES[name].has_chance]
     further = [Cell(technique=name, seed=seed) for seed in spec.seeds[1:] for name in by_chance]
-    learns = [name for name in names if learns_from_rows(name)]
+    learns = [name for name in spec.curve_techniques or names if learns_from_rows(name)]
     smaller = [Cell(technique=n, seed=spec.seeds[0], share=share) for share in spec.shares for n in learns]
     return [*first, *further, *smaller]
 
