@@ -53,9 +53,10 @@ class DefaultClosedMiddleware:
         request.principal, request.team, request.membership = principal, principal.team, principal.membership
         if principal.token is not None:
             request.user = principal.user
-        if declared.level != "signed_in" and not principal.may(declared.level):
+        needed = declared.needed(request.method)
+        if needed != "signed_in" and not principal.may(needed):
             error = ColdframeError(
-                f"Your role in {principal.team} is {principal.role}; this needs {declared.level}.",
+                f"Your role in {principal.team} is {principal.role}; this needs {needed}.",
                 hint="Ask an admin of the team for more rights.", code="forbidden", status=403,
             )  # fmt: skip
             return error_response(request, error, is_api=declared.is_api)

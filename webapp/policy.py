@@ -17,16 +17,22 @@ from django.utils import timezone
 from webapp.models import ROLE_RANK, ApiToken, Membership, Role, Team
 
 Level = Literal["public", "signed_in", "viewer", "member", "admin"]
+READS = ("GET", "HEAD", "OPTIONS")
 View = TypeVar("View", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Policy:
-    """`level` is the least role; `takes_token` is True where a bearer token may be used instead of a session."""
+    """`level` is the least role; `takes_token` is True where a bearer token may be used instead of a session.
+    `writes` is the least role for what changes something, on a route that is read by others too."""
 
     level: Level
     takes_token: bool = False
     is_api: bool = False
+    writes: Level | None = None
+
+    def needed(self, method: str | None) -> Level:
+        return self.writes if self.writes and method not in READS else self.level
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class Principal:
         return ROLE_RANK[Role(self.role)] >= ROLE_RANK[Role(level)]
 
 
-def policy(level: Level, *, takes_token: bool = False, is_api: bool = False) -> Callable[[View], View]:
+def policy(
+    level: Level, *, takes_token: bool = False, is_api: bool = False, writes: Level | None = None
+) -> Callable[[View], View]:
     """Declares who may call a view."""
 
     def mark(view: View) -> View:
-        view.policy = Policy(level, takes_token, is_api)  # type: ignore[attr-defined]
+        view.policy = Policy(level, takes_token, is_api, writes)  # type: ignore[attr-defined]
         return view
 
     return mark

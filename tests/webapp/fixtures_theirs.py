@@ -27,6 +27,7 @@ from webapp.models import (
     PromptVersion,
     Role,
     Run,
+    Study,
     Team,
     Upload,
 )
@@ -67,6 +68,7 @@ def one_of_everything(team: Team, user: Any) -> None:
         team=team, created_by=user, subject="base", base_name="base", results="8" * 64, **measured
     )
     EvaluationComparison.objects.create(team=team, created_by=user, a=evaluation, b=other, n_rows=1)
+    Study.objects.create(**mine, name="theirs", dataset_version=version, base_name="base", metric="accuracy", spec={})
     document = Document.objects.create(**mine, collection=collection, title="theirs.md")
     document_version = DocumentVersion.objects.create(
         **mine, document=document, number=1, sha256="f" * 64, filename="theirs.md", size_bytes=4, text="text",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
-from webapp.api import chat, embeddings, evaluations, models, runs
+from webapp.api import chat, embeddings, evaluations, models, runs, studies
 from webapp.api.errors import add_handlers
 from webapp.errors import request_id_of
 from webapp.policy import Level, policy
@@ -17,7 +17,11 @@ LEVELS: dict[str, Level] = {
     "models": "viewer", "model": "viewer", "chat_completions": "viewer", "embeddings": "viewer", "api-root": "viewer",
     "run_create": "member", "run": "viewer",
     "evaluation_create": "member", "evaluation": "viewer",
+    "studies": "viewer", "study": "viewer", "study_report": "viewer", "study_extend": "member",
+    "study_stop": "member", "study_continue": "member", "study_promote": "member",
 }  # fmt: skip
+WRITES: dict[str, Level] = {"studies": "member"}
+"""Routes that are read by one role and written by another."""
 
 
 class Api(NinjaAPI):
@@ -38,7 +42,7 @@ api = Api(
     },
 )  # fmt: skip
 add_handlers(api)
-for part in (models, chat, embeddings, runs, evaluations):
+for part in (models, chat, embeddings, runs, evaluations, studies):
     api.add_router("", part.router)
 
 urlpatterns = api.urls[0]
@@ -46,4 +50,4 @@ for pattern in urlpatterns:
     if pattern.name == "openapi-json":
         policy("public", is_api=True)(pattern.callback)
     elif pattern.name in LEVELS:
-        policy(LEVELS[pattern.name], takes_token=True, is_api=True)(pattern.callback)
+        policy(LEVELS[pattern.name], takes_token=True, is_api=True, writes=WRITES.get(pattern.name))(pattern.callback)

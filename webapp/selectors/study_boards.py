@@ -141,6 +141,8 @@ class Board:
     """By technique [{share, n_train_rows, value, interval}]."""
     tries: Mapping[str, Any] = field(default_factory=dict)
     """By technique the learning rates that were tried."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The whole as it was made."""
 
     def entry(self, technique: str) -> BoardEntry | None:
         return next((entry for entry in self.entries if entry.technique == technique), None)
@@ -240,5 +242,5 @@ def board_of(given: Mapping[str, Any]) -> Board | None:
             for one in _dicts(given.get("findings"))
         ],
         **{name: by_name.get(str(given.get(name) or "")) for name in ("take", "best", "best_untrained")},
-        guess=_float(given.get("guess")), **charts,
+        guess=_float(given.get("guess")), given=given, **charts,
     )  # fmt: skip

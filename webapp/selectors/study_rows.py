@@ -23,8 +23,6 @@ SHOWN_CHARACTERS = 1200
 SHOWS = {"a": "Only the first is right", "b": "Only the second is right", "both": "Both are wrong"}
 REPORTS = {"html": "text/html; charset=utf-8", "md": "text/markdown; charset=utf-8", "csv": "text/csv; charset=utf-8"}
 """The reports by the ending of their file's name, with their content types."""
-REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
-"""Content-Security-Policy of a report: it is a page of its own, with its styles inside and nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)

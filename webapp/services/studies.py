@@ -157,7 +157,7 @@ def study_extend(
 
 
 def _still_measured(hint: str) -> ColdframeError:
-    return ColdframeError("The study is still being measured.", code="busy", status=409, hint=hint)
+    return ColdframeError("The study is still being measured.", code="active", status=409, hint=hint)
 
 
 def _extended(
