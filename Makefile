@@ -1,7 +1,7 @@
 # Coldframe. `make up` is all a newcomer needs; `make help` lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup models up test test-slow lint bench-engine bench-methods clean
+.PHONY: help setup models up test test-slow lint bench-engine study clean
 PY := .venv/bin/python
 VAR := $(or $(COLDFRAME_VAR),var)
 # Tests and linters never ask a model hub: an offline call would retry for 23 s.
@@ -38,8 +38,8 @@ lint: setup ## Check style, types, migrations, deployment settings and common se
 bench-engine: setup models ## Measure the engine: mixed against plain, and against generate()
 	@$(OFFLINE) $(PY) bench/engine.py $(ARGS)
 
-bench-methods: setup models ## Measure every technique on two data sets: an hour of two cores, or ARGS=--quick
-	@$(OFFLINE) $(PY) bench/methods.py $(ARGS)
+study: setup models ## Reproduce docs/studies from the raw data sets: DATA=folder, ARGS=--quick for a short check
+	@$(OFFLINE) $(PY) bench/study.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 clean: ## Remove what setup and the linters made (var/, your data, stays)
 	@rm -rf .venv node_modules webapp/static/vendor staticfiles .pytest_cache .mypy_cache .ruff_cache .hypothesis

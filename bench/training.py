@@ -44,7 +44,7 @@ import torch
 import transformers
 
 from bench.engine import processor
-from bench.method_sets import STUDIES, make_folder
+from bench.study_sets import SETS, make_folder
 from bench.training_plain import plain_steps
 from ml.cli_train import load_backbone_for, prepare
 from ml.data.rows import Dataset, read_dataset
@@ -231,8 +231,8 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        study = replace(STUDIES[0], steps=sizes.head_rows, batch_size=1, n_test=8)
-        folder, _ = make_folder(study, args.data, work)
+        rows = {"train_rows": sizes.head_rows, "valid_rows": 8, "test_rows": 8}
+        folder, _ = make_folder(SETS[0], rows, args.data, work)
         clock = time.perf_counter if args.clock == "wall" else time.process_time
         bench = Bench(model=args.model.resolve(), folder=folder, dataset=read_dataset(folder), work=work, clock=clock)
         found = {
