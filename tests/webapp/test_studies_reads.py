@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ml.errors import NotFoundError
+from tests.ml.study.fake import fake_study
 from tests.webapp.studying import N_TEST, board, data_version, published, submitted
 from webapp.models import Run, RunEvent, Study
 from webapp.selectors.studies import page_of, rows_of, studies_of, study_of, techniques_to_add
@@ -183,6 +184,22 @@ def test_a_board_groups_its_entries_and_names_its_pairs(asked: Study):
     assert found.take == found.best == found.entry("lora") and found.take is not None and found.take.front["size"]
     assert found.pairs[0].label_a == "LoRA" and found.pairs[0].is_certain and found.said == "Take lora."
     assert found.counts["done"] == 4 and found.best_untrained is None
+
+
+def test_a_board_as_the_study_makes_it_is_read_whole(tmp_path: Path):
+    given = fake_study(tmp_path / "out", seeds=(17, 18), shares=(0.3,), failed=["ia3-s17"], left_out=["full-s18"],
+                       techniques=["plain", "few_shot", "lora", "ia3", "full"], n_rows=60, reports=False)  # fmt: skip
+    found = board_of(given)
+    assert found is not None and found.given == given and found.metric == "accuracy" and found.n_rows == 60
+    assert sum(map(len, found.groups)) == len(found.entries) == len(given["entries"])
+    lora = found.entry("lora")
+    assert lora is not None and lora.measure is not None and lora.measure.has_interval and lora.has_weights
+    assert [figure.seed for figure in lora.per_seed] == [17, 18] and lora.latency_p50_ms and lora.n_trainable
+    assert found.take is not None and found.best is not None and found.best_untrained is not None
+    assert found.failed[0].text and found.failed[0].hint and found.left_out[0].text
+    assert found.findings and found.digest[0][0] == "Take" and found.said == found.findings[0].title
+    assert found.curves and found.sizes and found.pairs and 0 < (found.guess or 0) < 1
+    assert found.counts["total"] == sum(found.counts[name] for name in ("done", "failed", "left_out", "waiting"))
 
 
 @pytest.mark.parametrize("given", [{}, {"metric": ""}, None, {"metric": "accuracy", "entries": "none", "pairs": [3]}])

@@ -22,7 +22,7 @@ LOG_LINES = 400
 EVALS = 300
 SAMPLES = 5
 EARLIER = 30
-LOGGED = ("log", "phase", "warning", "started", "eval", "best", "checkpoint", "failed", "stopped", "finished",
+LOGGED = ("log", "phase", "warning", "started", "cell", "eval", "best", "checkpoint", "failed", "stopped", "finished",
           "requeued")  # fmt: skip
 
 
@@ -228,6 +228,9 @@ def _log_texts(event: RunEvent) -> list[str]:
         return [
             f"started: {data.get('n_steps')} steps on {data.get('device')}, {data.get('n_trainable')} numbers train"
         ]
+    if event.name == "cell":
+        value = f", {data['value']:.3f}" if isinstance(data.get("value"), (int, float)) else ""
+        return [f"{data.get('key')}: {str(data.get('state', '')).replace('_', ' ')}{value}"]
     if event.name == "warning":
         return [f"warning: {data.get('text', '')}"]
     if event.name == "best" and isinstance(data.get("value"), (int, float)):

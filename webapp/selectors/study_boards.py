@@ -129,6 +129,8 @@ class Board:
     left_out: list[Missing]
     pairs: list[BoardPair]
     findings: list[Finding]
+    digest: list[tuple[str, str]]
+    """Terms and texts: what to take, the smallest file, the fastest answer …"""
     take: BoardEntry | None
     """The cheapest of the best group."""
     best: BoardEntry | None
@@ -241,6 +243,7 @@ def board_of(given: Mapping[str, Any]) -> Board | None:
             Finding(**{name: str(one.get(name) or "") for name in ("kind", "sure", "title", "text")})
             for one in _dicts(given.get("findings"))
         ],
+        digest=[(str(one.get("term")), str(one.get("text"))) for one in _dicts(given.get("digest"))],
         **{name: by_name.get(str(given.get(name) or "")) for name in ("take", "best", "best_untrained")},
         guess=_float(given.get("guess")), given=given, **charts,
     )  # fmt: skip
