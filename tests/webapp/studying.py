@@ -32,12 +32,16 @@ def data_version(
         n += size
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sha256 = hashlib.sha256(f"{team.pk}{name}{number}{task}".encode()).hexdigest()
+    mapping = {"format": "columns", "prompt": "Message: {text}"}
+    about = {"schema": 1, "task": task, "labels": list(labels) if task == "classification" else None, "splits": sizes,
+             "columns": ["text", "label"], "mapping": mapping, "sha256": sha256}  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
     storage.put_folder(folder, f"datasets/{sha256}")
     dataset, _ = Dataset.objects.get_or_create(team=team, name=name)
     return DatasetVersion.objects.create(
         team=team, dataset=dataset, number=number, sha256=sha256, task=task, splits=sizes,
         labels=list(labels) if task == "classification" else None,
-        mapping={"format": "columns", "prompt": "Message: {text}"},
+        mapping=mapping,
     )  # fmt: skip
 
 
