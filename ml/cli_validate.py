@@ -1,8 +1,9 @@
 """`python -m ml validate SPEC.json --workdir DIR`: read an upload once, whole.
 
-A spec of kind `validate` makes a data set version in DIR/out; kind `inspect` writes the first look at a file to
-DIR/inspection.json; kind `diff` compares two versions (`old`, `new`: folders) in DIR/diff.json; kind `fetch` brings one
-file of a data set repository of a hub to DIR/fetched. Bad data exits 65 and lists the rows.
+A spec of kind `validate` makes a data set version in DIR/out, of one file or, with `parts` (source_path, filename,
+split), of several; kind `inspect` writes the first look at a file to DIR/inspection.json; kind `diff` compares two
+versions (`old`, `new`: folders) in DIR/diff.json; kind `fetch` brings one file of a data set repository of a hub to
+DIR/fetched. Bad data exits 65 and lists the rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from ml.data.diff import diff_versions
 from ml.data.inspection import inspect_file
 from ml.data.sniff import sniff
-from ml.data.version import Recipe, build_version
+from ml.data.version import Part, Recipe, build_version
 from ml.errors import DataError, SpecError
 
 NEEDED = {"validate": ("source_path",), "inspect": ("source_path",), "diff": ("old", "new"), "fetch": ("repo",)}
@@ -41,23 +42,39 @@ def run(args: argparse.Namespace) -> int:
         out, metrics = (_diff if spec["kind"] == "diff" else _fetch)(args, spec)
         args.emit("finished", out=str(out), metrics=metrics, seconds=time.monotonic() - start)
         return 0
-    path = Path(spec["source_path"])
-    if not path.is_file():
-        raise DataError(f"The uploaded file {path.name} is gone.", hint="Upload it again.", code="file_missing")
+    path = _there(spec["source_path"])
     filename = str(spec.get("filename") or path.name)
-    progress = _progress(args.emit, path.stat().st_size)
     if spec["kind"] == "inspect":
-        report = inspect_file(path, filename=filename, progress=progress)
+        report = inspect_file(path, filename=filename, progress=_progress(args.emit, path.stat().st_size))
         out = args.workdir / "inspection.json"
         out.write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
         metrics = {"n_rows": report["n_rows"], "n_problems": report["n_problems"]}
     else:
         out = args.workdir / "out"
-        report = build_version(sniff(path, filename), _recipe(spec), out, progress=progress)
+        others = _parts(spec)
+        progress = _progress(args.emit, path.stat().st_size + sum(p.source.path.stat().st_size for p in others))
+        report = build_version(sniff(path, filename), _recipe(spec), out, others=others, progress=progress)
         _count_tokens(args, spec, out)
         metrics = {"n_rows": sum(report["splits"].values()), "n_left_out": report["n_left_out"], **report["splits"]}
     args.emit("finished", out=str(out), metrics=metrics, seconds=time.monotonic() - start)
     return 0
+
+
+def _there(source_path: str) -> Path:
+    path = Path(source_path)
+    if not path.is_file():
+        raise DataError(f"The uploaded file {path.name} is gone.", hint="Upload it again.", code="file_missing")
+    return path
+
+
+def _parts(spec: Mapping[str, Any]) -> list[Part]:
+    """The files of held-out rows."""
+    found = []
+    for given in spec.get("parts") or ():
+        path = _there(given["source_path"])
+        name = str(given.get("filename") or path.name)
+        found.append(Part(source=sniff(path, name), split=str(given["split"]), name=name))
+    return found
 
 
 def _diff(args: argparse.Namespace, spec: Mapping[str, Any]) -> tuple[Path, dict[str, int]]:

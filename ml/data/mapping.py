@@ -201,12 +201,14 @@ def _every(found: Found) -> list[Found]:
 def _example(mapping: Mapping, row: Row, found: Found) -> Mapped:
     completion = found.completion.strip()
     _check_example(found.messages, completion, mapping)
-    first = next(message["content"] for message in found.messages if message["role"] == "user")
-    return Mapped(
-        row=row.number, messages=found.messages, completion=completion,
-        answers=found.answers if len(found.answers) > 1 else (),
-        key=completion if mapping.format == "text" else "", group=first if mapping.turns == "every" else "",
-    )  # fmt: skip
+    mapped = Mapped(row=row.number, messages=found.messages, completion=completion)
+    if len(found.answers) > 1:
+        mapped.answers = found.answers
+    if mapping.format == "text":
+        mapped.key = completion
+    if mapping.turns == "every":
+        mapped.group = next(message["content"] for message in found.messages if message["role"] == "user")
+    return mapped
 
 
 def _check_example(messages: list[dict[str, str]], completion: str, mapping: Mapping) -> None:

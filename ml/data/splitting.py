@@ -1,4 +1,5 @@
-"""Which split a row belongs to: as a column says, at random, or at random with every label evenly represented.
+"""Which split a row belongs to: as a column or its file says, at random, or at random with every label evenly
+represented.
 
 Guarantees: for the same rows, shares and seed the result is the same on every machine; rows with the same prompt never
 part, so a random or stratified split cannot leak. Rounding favours training.
@@ -18,7 +19,9 @@ from ml.errors import SpecError
 
 __all__ = ["SPLITS", "SplitSpec", "check_splits", "draw_splits", "split_named"]
 Numbers = np.ndarray[Any, Any]
-KINDS = ("column", "random", "stratified")
+KINDS = ("column", "files", "random", "stratified")
+GIVEN = ("column", "files")
+"""Kinds that are read, not drawn."""
 NAMES = {
     "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "eval": 1, "test": 2, "testing": 2,
 }  # fmt: skip
@@ -54,6 +57,8 @@ def check_splits(given: Any, columns: Sequence[str]) -> SplitSpec:
             raise SpecError(f"There is no column {column!r} that could say the split.", field="column",
                             hint="Columns: " + ", ".join(columns[:20]) + ".")  # fmt: skip
         return SplitSpec(kind=kind, column=str(column), validation=0.0, test=0.0)
+    if kind == "files":
+        return SplitSpec(kind=kind, validation=0.0, test=0.0)
     shares = {name: _share(given.get(name, 0.1), name) for name in ("validation", "test")}
     if sum(shares.values()) > 0.9:
         raise SpecError(f"Validation and test take {sum(shares.values()):.0%} of the rows.", field="test",

@@ -1,4 +1,4 @@
-"""From a file and a mapping to an immutable data set folder, in one pass over the file and one over a spool beside it.
+"""From files and a mapping to an immutable data set folder, in one pass over them and one over a spool beside it.
 
 Guarantees: memory grows by some 120 bytes a row (150 MB in all for a million), whatever the rows hold; nothing is left
 out silently (rows that cannot be used refuse the whole file with their numbers, unless `leave_out` was asked for, and
@@ -10,39 +10,25 @@ comparison with other versions, and report.json for people.
 from __future__ import annotations
 
 import json
-from array import array
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import orjson
 
+from ml.data.collect import MAX_LABELS, MAX_ROWS, Part, Seen, read_all
 from ml.data.folder import content_hash, first_rows, write_splits
-from ml.data.mapping import Mapped, as_text, check_mapping, map_rows
 from ml.data.mapping import Mapping as RowMapping
-from ml.data.readers import Problem, Row, read_rows, shown
+from ml.data.mapping import check_mapping
+from ml.data.readers import Row, read_rows
 from ml.data.report import count_labels, count_lengths, warnings_of
 from ml.data.sniff import Source
-from ml.data.splitting import SPLITS, SplitSpec, check_splits, draw_splits, split_named
-from ml.data.tally import (
-    Tally,
-    as_numbers,
-    count_by_label,
-    count_repeats,
-    digest,
-    exact_digest,
-    first_of_equals,
-    leaks_dropped,
-    write_keys,
-)
-from ml.errors import DataError
+from ml.data.splitting import GIVEN, SPLITS, SplitSpec, check_splits, draw_splits
+from ml.data.tally import as_numbers, count_by_label, count_repeats, first_of_equals, leaks_dropped, write_keys
+from ml.errors import DataError, SpecError
 
-MAX_ROWS = 1_000_000
-MAX_LABELS = 2_000
-MAX_SHOWN = 20
+__all__ = ["MAX_LABELS", "MAX_ROWS", "Part", "Recipe", "RowsError", "build_version"]
 
 
 class RowsError(DataError):
@@ -71,28 +57,7 @@ class Recipe:
     drop_duplicates: bool = False
     """Keep only the first of rows with the same prompt and completion."""
     drop_leaks: bool = False
-    """Leave rows out of train whose prompt is also held out; only for splits given by a column."""
-
-
-@dataclass(kw_only=True)
-class _Pass:
-    """What the first pass collects."""
-
-    tally: Tally = field(default_factory=Tally)
-    labels: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    n_problems: int = 0
-    n_empty: int = 0
-    n_rows: int = 0
-    given: array[int] = field(default_factory=lambda: array("B"))
-    """The split that a column says, per kept row."""
-    lengths: Counter[int] = field(default_factory=Counter)
-
-    def refuse(self, problem: Problem) -> None:
-        self.n_problems += 1
-        self.n_empty += problem.kind == "empty"
-        if len(self.problems) < MAX_SHOWN:
-            self.problems.append(problem)
+    """Leave rows out of train whose prompt is also held out; only for given splits."""
 
 
 def columns_of(source: Source, limit: int = 1000) -> list[str]:
@@ -107,17 +72,21 @@ def columns_of(source: Source, limit: int = 1000) -> list[str]:
 
 
 def build_version(
-    source: Source, recipe: Recipe, out: Path, *, progress: Callable[[int], None] | None = None
-) -> dict[str, Any]:
-    """Writes the data set folder `out` and returns its report. Raises SpecError, DataError or RowsError."""
+    source: Source, recipe: Recipe, out: Path, *, others: Sequence[Part] = (),
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes the data set folder `out` and returns its report. `others` are the files of held-out rows, where the
+    splits are given by files. Raises SpecError, DataError or RowsError."""
     columns = columns_of(source)
     mapping = check_mapping(recipe.mapping, columns)
     splits = check_splits(recipe.splits, columns)
+    _check_parts(splits, others)
+    parts = (Part(source=source, split=SPLITS[0], name=source.path.name), *others)
     out.mkdir(parents=True, exist_ok=True)
     spool_path = out.parent / f"{out.name}.spool"
     try:
         with spool_path.open("w+b") as spool:
-            seen = _read_all(source, mapping, splits, spool, progress)
+            seen = read_all(parts, mapping, splits, spool, progress)
             _refuse_problems(seen, recipe)
             n_dropped = _assign_splits(seen, splits, recipe)
             return _finish(seen, n_dropped, spool, mapping, splits, recipe, columns, out)
@@ -125,62 +94,16 @@ def build_version(
         spool_path.unlink(missing_ok=True)
 
 
-def _read_all(
-    source: Source, mapping: RowMapping, splits: SplitSpec, spool: IO[bytes], progress: Callable[[int], None] | None
-) -> _Pass:
-    seen = _Pass()
-    for item in read_rows(source, progress=progress):
-        seen.n_rows += 1
-        if seen.n_rows > MAX_ROWS or len(seen.tally) > MAX_ROWS:
-            raise DataError(f"The file has more than {MAX_ROWS:,} rows.", hint="Cut it into several data sets.")
-        mapped = map_rows(mapping, item) if isinstance(item, Row) else item
-        if isinstance(mapped, Problem):
-            seen.refuse(mapped)
-            continue
-        split = _given_split(item, splits) if splits.kind == "column" and isinstance(item, Row) else 0
-        if isinstance(split, Problem):
-            seen.refuse(split)
-            continue
-        for example in mapped:
-            _keep(seen, example, split, mapping.task, spool)
-    return seen
+def _check_parts(splits: SplitSpec, others: Sequence[Part]) -> None:
+    if (splits.kind == "files") != bool(others):
+        raise SpecError(f"Splits of kind {splits.kind} come with {len(others)} further files.", field="splits",
+                        hint="Splits given by files have a file for validation, for test, or for both.")  # fmt: skip
+    for part in others:
+        if part.split not in SPLITS[1:]:
+            raise SpecError(f"A further file is for validation or test, got {part.split!r}.", field="splits")
 
 
-def _keep(seen: _Pass, example: Mapped, split: int, task: str, spool: IO[bytes]) -> None:
-    tally, completion = seen.tally, example.completion
-    if task == "classification":
-        tally.labels.append(seen.labels.setdefault(completion, len(seen.labels)))
-        if len(seen.labels) > MAX_LABELS:
-            raise DataError(f"There are more than {MAX_LABELS:,} different labels.", field="task", code="many_labels",
-                            hint="For free text choose the task “generation”.")  # fmt: skip
-    asked = [message["content"] for message in example.messages if message["role"] != "system"]
-    about: dict[str, Any] = {"messages": example.messages, "completion": completion}
-    if example.answers:
-        about["answers"] = example.answers
-    body = orjson.dumps(about)
-    tally.numbers.append(example.row)
-    tally.prompts.append(digest(example.key or (asked[0] if len(asked) == 1 else "\x1e".join(asked))))
-    tally.completions.append(digest(completion))
-    tally.exact.append(exact_digest(body))
-    if example.group:
-        tally.groups.append(digest(example.group))
-    seen.given.append(split)
-    seen.lengths[sum(len(message["content"]) for message in example.messages) + len(completion)] += 1
-    spool.write(b'{"row":%d,' % example.row + body[1:] + b"\n")
-
-
-def _given_split(row: Row, splits: SplitSpec) -> int | Problem:
-    word = as_text(row.values.get(splits.column))
-    split = split_named(word)
-    if split is not None:
-        return split
-    return Problem(
-        row=row.number, column=splits.column, received=shown(word) or "(empty)", kind="split",
-        message=f"Row {row.number} is in no known split.", hint="Use train, validation or test.",
-    )  # fmt: skip
-
-
-def _refuse_problems(seen: _Pass, recipe: Recipe) -> None:
+def _refuse_problems(seen: Seen, recipe: Recipe) -> None:
     n_good = len(seen.tally)
     if seen.n_problems and (not recipe.leave_out or not n_good):
         raise RowsError(
@@ -194,12 +117,12 @@ def _refuse_problems(seen: _Pass, recipe: Recipe) -> None:
         raise DataError("The file has no rows.", hint="Give a file with at least one row besides the header.")
 
 
-def _assign_splits(seen: _Pass, splits: SplitSpec, recipe: Recipe) -> int:
+def _assign_splits(seen: Seen, splits: SplitSpec, recipe: Recipe) -> int:
     """Fills the tally's splits; returns how many rows were dropped as asked."""
     tally, n_dropped = seen.tally, 0
     keep = first_of_equals(tally) if recipe.drop_duplicates else np.ones(len(tally), bool)
     tally.splits = np.full(len(tally), len(SPLITS), np.uint8)
-    if splits.kind == "column":
+    if splits.kind in GIVEN:
         tally.splits[keep] = as_numbers(seen.given)[keep]
         n_dropped = leaks_dropped(tally) if recipe.drop_leaks else 0
     else:
@@ -216,7 +139,7 @@ def _assign_splits(seen: _Pass, splits: SplitSpec, recipe: Recipe) -> int:
 
 
 def _finish(
-    seen: _Pass, n_dropped: int, spool: IO[bytes], mapping: RowMapping, splits: SplitSpec, recipe: Recipe,
+    seen: Seen, n_dropped: int, spool: IO[bytes], mapping: RowMapping, splits: SplitSpec, recipe: Recipe,
     columns: list[str], out: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the folder's files and returns the report."""
