@@ -7,6 +7,7 @@ rows. Cells that the spec does not name are left out. Everything in it is plain 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from ml.study.draws import Drawn, aligned, draw, standing
 from ml.study.entries import Cells, entry_of, rank, settle
 from ml.study.findings import digest, findings
 from ml.study.guess import guess
-from ml.study.pairs import Side, compare_all, decide
+from ml.study.pairs import Side, compare_all, decide, differences
 from ml.study.sizes import sizes_of
 
 Rows = Mapping[str, Sequence[Answered]]
@@ -70,12 +71,28 @@ def _places(spec: StudySpec, planned: Sequence[Cell], kept: Cells, answered: Row
     sides = [Side(name=name, standing=one, first=answered[done[name][0]]) for name, one in standings.items()]
     pairs = compare_all(sides, metric=spec.metric, n_rows=drawn.n_rows)
     settle(ranked, lambda head: decide(pairs, head))
+    _add_spreads(ranked, drawn)
     asked = next((entry["technique"] for entry in ranked if entry["kind"] == "prompt"), None)
     return {
         "entries": ranked, "pairs": pairs, "best": ranked[0]["technique"] if ranked else None,
         "take": next((entry["technique"] for entry in ranked if entry["is_take"]), None), "best_untrained": asked,
         "sizes": sizes_of(planned, kept, drawn, first_seed=spec.seeds[0], asked=standings.get(asked or "")),
     }  # fmt: skip
+
+
+def _add_spreads(entries: Sequence[dict[str, Any]], drawn: Drawn) -> None:
+    """`spread_p`: how likely rows alone set a technique's best and worst seed so far apart, for all pairs of seeds that
+    could have been them; None with one seed."""
+    extremes = {}
+    for entry in entries:
+        done = sorted((seed for seed in entry["per_seed"] if seed["value"] is not None), key=lambda seed: seed["value"])
+        if len(done) > 1:
+            ends = [standing(drawn, seed["key"], [seed["key"]]) for seed in (done[-1], done[0])]
+            extremes[entry["technique"]] = (ends[0], ends[1], math.comb(len(done), 2))
+    found = differences([(high, low) for high, low, _ in extremes.values()], drawn.n_rows)
+    chances = {name: min(1.0, n * one["p"]) for (name, (_, _, n)), one in zip(extremes.items(), found, strict=True)}
+    for entry in entries:
+        entry["spread_p"] = chances.get(entry["technique"])
 
 
 def _listed(planned: Sequence[Cell], kept: Cells, state: str, why: str) -> list[dict[str, Any]]:

@@ -58,6 +58,15 @@ class Facts:
     def is_tie(self, a: Entry, b: Entry) -> bool:
         return not self.is_above(a, b) and not self.is_above(b, a)
 
+    def verdict(self, a: Entry, b: Entry) -> tuple[Sure, str]:
+        """Of a, ranked above b: how sure that is, and the end of a sentence that has named both values."""
+        pair = self.pair(a, b)
+        if pair["is_certain"] and pair["difference"] > 0:
+            return "certain", f"{self.apart(a, b)} less"
+        if pair["low"] > 0:
+            return "open", f"{self.apart(a, b)} less, likely, but among so many comparisons not certain"
+        return "tied", f"on {self.n_rows} a tie"
+
     def pair(self, a: Entry, b: Entry) -> Mapping[str, Any]:
         """Of two in the order of their rank."""
         return self._pairs[(a["technique"], b["technique"])]
@@ -65,8 +74,12 @@ class Facts:
     def does(self, entry: Entry, *, with_interval: bool = False) -> str:
         """`LoRA answers 96.7 % right`, or `LoRA reaches 61.2 % token F1`."""
         value = words.percent(entry["value"])
-        verb = f"answers {value} right" if self.metric.is_right_or_wrong else f"reaches {value} {self.unit}"
-        return f"{name(entry)} {verb}" + (f" {words.bounds(entry['interval'])}" if with_interval else "")
+        does = (
+            f"{verb(entry, 'answers')} {value} right"
+            if self.metric.is_right_or_wrong
+            else f"{verb(entry, 'reaches')} {value} {self.unit}"
+        )
+        return f"{name(entry)} {does}" + (f" {words.bounds(entry['interval'])}" if with_interval else "")
 
     @property
     def unit(self) -> str:
@@ -80,6 +93,19 @@ class Facts:
 
 def name(entry: Entry) -> str:
     return words.name(entry["label"])
+
+
+def verb(entry: Entry, singular: str) -> str:
+    """`LoRA answers`, `Last layers answer`."""
+    is_many = entry["label"].partition(", ")[0].endswith("s")
+    if not is_many:
+        return singular
+    return {"is": "are", "reaches": "reach"}.get(singular, singular.removesuffix("s"))
+
+
+def says(entry: Entry, singular: str) -> str:
+    """`LoRA takes`, `Last layers take`."""
+    return f"{name(entry)} {verb(entry, singular)}"
 
 
 def names(entries: Sequence[Entry]) -> str:

@@ -121,7 +121,8 @@ def _tie(facts: Facts) -> list[Finding]:
         return []
     title = f"{names(group)} are tied." if len(group) <= 3 else f"{len(group)} techniques are tied with the best."
     shown = "; ".join(with_value(entry) for entry in group)
-    text = f"{shown}. On {facts.n_rows}, with so many compared, differences like these may be chance."
+    among = f", with {len(facts.entries)} techniques compared," if len(facts.entries) > 2 else ""
+    text = f"{shown}. On {facts.n_rows}{among} differences like these may be chance."
     return [finding("tie", "tied", title, text)]
 
 
@@ -131,21 +132,17 @@ def _training(facts: Facts) -> list[Finding]:
     trained, asked = facts.trained[0], facts.asked[0]
     untouched = [entry for entry in facts.asked[1:] if entry["technique"] == "plain"]
     alone = f" The untouched model alone reaches {words.percent(untouched[0]['value'])}." if untouched else ""
-    if facts.is_above(trained, asked):
-        text = (
-            f"{facts.does(trained)}; the best without training is {name(asked)} with "
-            f"{words.percent(asked['value'])}, {facts.apart(trained, asked)} less.{alone}"
-        )
-        gain = words.points(facts.pair(trained, asked)["difference"])
-        return [finding("training_pays", "certain", f"Training pays: {gain}.", text)]
-    if facts.is_above(asked, trained):
-        text = (
-            f"{facts.does(asked)} without training; the best that is trained is {name(trained)} with "
-            f"{words.percent(trained['value'])}, {facts.apart(asked, trained)} less.{alone}"
-        )
-        return [finding("training_pays", "certain", "Training does not pay here.", text)]
-    text = f"{facts.does(trained)} and, untrained, {with_value(asked)}: on {facts.n_rows} that is a tie.{alone}"
-    return [finding("training_pays", "tied", "Whether training pays is open.", text)]
+    first, second = sorted((trained, asked), key=lambda entry: entry["place"])
+    sure, verdict = facts.verdict(first, second)
+    if first is trained:
+        text = f"{facts.does(trained)}; the best without training is {with_value(asked)}, {verdict}.{alone}"
+        titles = {"certain": f"Training pays: {words.points(facts.pair(trained, asked)['difference'])}.",
+                  "open": "Training is likely to pay.", "tied": "Whether training pays is open."}  # fmt: skip
+    else:
+        text = f"{facts.does(asked)} without training; trained, the best is {with_value(trained)}, {verdict}.{alone}"
+        titles = {"certain": "Training does not pay here.", "open": "Training is not likely to pay here.",
+                  "tied": "Whether training pays is open."}  # fmt: skip
+    return [finding("training_pays", sure, titles[sure], text)]
 
 
 def _guess(facts: Facts) -> list[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ml.study import words
-from ml.study.facts import Entry, Facts, Finding, finding, n_tokens, name, names, with_value
+from ml.study.facts import Entry, Facts, Finding, finding, n_tokens, name, names, verb, with_value
 
 _MOST_SHOWN = 5
 
@@ -41,10 +41,10 @@ def _small(facts: Facts) -> list[Finding]:
     take = facts.take
     if take and take is not found and (take["artifact_bytes"] or 0) > found["artifact_bytes"] > 0:
         more = words.ratio(take["artifact_bytes"], found["artifact_bytes"])
-        text += f"; {with_value(take)} takes {words.size(take['artifact_bytes'])}, {more} as much"
+        text += f"; {with_value(take)}, {words.size(take['artifact_bytes'])}, {more} as much"
     rest = [e for e in facts.trained if e not in facts.good and (e["artifact_bytes"] or 0) < found["artifact_bytes"]]
     if least := _least(rest, lambda entry: entry["artifact_bytes"]):
-        text += f". Smaller still is {name(least)}, {words.size(least['artifact_bytes'])}, "
+        text += f". Smaller still {verb(least, 'is')} {name(least)}, {words.size(least['artifact_bytes'])}, "
         text += f"at {words.percent(least['value'])}"
     title = f"Where disk or many tasks matter: {name(found)}, {own}."
     return [finding("small", "certain", title, f"{text}.")]
@@ -58,7 +58,7 @@ def _fast(facts: Facts) -> list[Finding]:
     text = f"{facts.does(found, with_interval=True)}, half of the requests in {own} or less"
     take = facts.take
     if take and take is not found and take["latency_p50_ms"]:
-        text += f"; {with_value(take)} takes {words.milliseconds(take['latency_p50_ms'])}"
+        text += f"; {with_value(take)}, {words.milliseconds(take['latency_p50_ms'])}"
     return [finding("fast", "certain", f"The fastest answer: {name(found)}, {own}.", f"{text}.")]
 
 
@@ -70,7 +70,7 @@ def _quick(facts: Facts) -> list[Finding]:
     longest = max((e for e in facts.trained if e["train_s"]), key=lambda e: e["train_s"], default=found)
     text = f"{facts.does(found, with_interval=True)} after {own} of training"
     if longest is not found:
-        text += f"; the longest, {name(longest)}, trains {words.duration(longest['train_s'])}"
+        text += f"; the longest, {name(longest)}, {verb(longest, 'trains')} {words.duration(longest['train_s'])}"
     return [finding("quick", "certain", f"The quickest training: {name(found)}, {own}.", f"{text}.")]
 
 
@@ -79,7 +79,7 @@ def _untrained(facts: Facts) -> list[Finding]:
         return []
     best, rest = facts.asked[0], facts.asked[1:]
     tied = [entry for entry in rest if facts.is_tie(best, entry)]
-    text = f"{facts.does(best, with_interval=True)} and takes {n_tokens(best):.0f} tokens a request"
+    text = f"{facts.does(best, with_interval=True)} and {verb(best, 'takes')} {n_tokens(best):.0f} tokens a request"
     other = facts.trained[0] if facts.trained else None
     if other and n_tokens(best) > 1.5 * n_tokens(other) > 0:
         text += f", {words.ratio(n_tokens(best), n_tokens(other))} those of {name(other)}"
@@ -89,7 +89,7 @@ def _untrained(facts: Facts) -> list[Finding]:
 
 
 def not_worth(facts: Facts) -> list[tuple[Entry, str]]:
-    """Techniques that cost more than another one of their kind without being better, and what they cost."""
+    """Techniques that cost more than another one of their kind and give no more, and what they cost."""
     found = []
     for entry in facts.entries:
         rival = _rival(facts, entry)
@@ -97,19 +97,19 @@ def not_worth(facts: Facts) -> list[tuple[Entry, str]]:
             continue
         if entry["kind"] == "prompt":
             costs = f"{n_tokens(entry):.0f} tokens and {words.milliseconds(entry['latency_p50_ms'])} a request"
-            verdict = "below" if facts.is_above(rival, entry) else "not for certain above"
-            found.append((entry, f"{name(entry)}: {costs}, {verdict} {name(rival)}"))
         else:
             costs = f"{words.size(entry['artifact_bytes'])} and {words.duration(entry['train_s'])} of training"
-            found.append((entry, f"{name(entry)}: {costs}, below {name(rival)}"))
+        verdict = "below" if facts.is_above(rival, entry) else "no gain over"
+        found.append((entry, f"{name(entry)}: {costs}, {verdict} {name(rival)}"))
     return found
 
 
 def _rival(facts: Facts, entry: Entry) -> Entry | None:
-    """The best one that costs less and is as good (asked in words), or better and no dearer (trained)."""
+    """The best one that takes fewer tokens and does no worse (asked in words), or is certainly better and no dearer
+    (trained)."""
     if entry["kind"] == "prompt":
-        cheaper = [e for e in facts.asked if n_tokens(e) < n_tokens(entry) and not facts.is_above(entry, e)]
-        return cheaper[0] if cheaper else None
+        before = facts.asked[: facts.asked.index(entry)]
+        return next((e for e in before if n_tokens(e) < n_tokens(entry)), None)
     return next((e for e in facts.trained if facts.is_above(e, entry) and _is_no_dearer(e, entry)), None)
 
 
@@ -127,7 +127,8 @@ def _wasted(facts: Facts) -> list[Finding]:
     shown = [text for _, text in found[:_MOST_SHOWN]]
     entries = [entry for entry, _ in found]
     title = f"Not worth it: {names(entries)}." if len(found) <= 3 else f"{len(found)} techniques cost more for nothing."
-    return [finding("not_worth", "certain", title, "; ".join(shown) + ".")]
+    is_certain = all(facts.is_above(rival, e) for e in entries if (rival := _rival(facts, e)))
+    return [finding("not_worth", "certain" if is_certain else "tied", title, "; ".join(shown) + ".")]
 
 
 rules = (_small, _fast, _quick, _untrained, _wasted)

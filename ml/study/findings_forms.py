@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ml.specs.forms import GROUPS, Group
 from ml.study import words
-from ml.study.facts import Entry, Facts, Finding, finding, name, names, with_value
+from ml.study.facts import Entry, Facts, Finding, Sure, finding, name, names, says, verb, with_value
 
 _SOFT, _DELTA = "prefix_kv", "lora_delta"
 
@@ -24,14 +24,14 @@ def _groups(facts: Facts) -> list[Finding]:
 
 def _group(facts: Facts, group: Group, mine: Sequence[Entry]) -> Finding:
     head, rest = mine[0], mine[1:]
-    tied = [entry for entry in rest if facts.is_tie(head, entry)]
-    below = [entry for entry in rest if entry not in tied]
+    verdicts = [(entry, *facts.verdict(head, entry)) for entry in rest]
+    tied = [entry for entry, sure, _ in verdicts if sure == "tied"]
+    parts = [facts.does(head), *(f"{with_value(entry)}, {verdict}" for entry, _, verdict in verdicts)]
+    title = f"{names([head, *tied])} are tied" if tied else f"{says(head, 'is')} ahead"
+    is_certain = all(sure == "certain" for _, sure, _ in verdicts)
     kind = "soft" if _SOFT in group.forms else "group"
-    verdict = f"{names([head, *tied])} are tied" if tied else f"{name(head)} is ahead"
-    parts = [facts.does(head)]
-    parts += [f"{with_value(entry)}, tied with it" for entry in tied]
-    parts += [f"{with_value(entry)}, below it by {facts.apart(head, entry)}" for entry in below]
-    return finding(kind, "tied" if tied else "certain", f"{group.title}: {verdict}.", "; ".join(parts) + ".")
+    sure: Sure = "tied" if tied else "certain" if is_certain else "open"
+    return finding(kind, sure, f"{group.title}: {title}.", "; ".join(parts) + ".")
 
 
 def _prompt_or_delta(facts: Facts) -> list[Finding]:
@@ -40,17 +40,17 @@ def _prompt_or_delta(facts: Facts) -> list[Finding]:
     delta = next((entry for entry in facts.trained if entry["form"] == _DELTA), None)
     if soft is None or delta is None:
         return []
-    sizes = _sizes(soft, delta)
-    if facts.is_above(delta, soft):
-        title = f"{name(delta)} is above every soft prompt."
-        text = f"{facts.does(delta)}, {with_value(soft)}, {facts.apart(delta, soft)} less.{sizes}"
-        return [finding("prompt_or_lora", "certain", title, text)]
-    if facts.is_above(soft, delta):
-        title = f"A soft prompt is above {name(delta)}."
-        text = f"{facts.does(soft)}, {with_value(delta)}, {facts.apart(soft, delta)} less.{sizes}"
-        return [finding("prompt_or_lora", "certain", title, text)]
-    text = f"{facts.does(soft)}, {with_value(delta)}: on {facts.n_rows} that is a tie.{sizes}"
-    return [finding("prompt_or_lora", "tied", f"{name(soft)} does as well as {name(delta)}.", text)]
+    first, second = sorted((soft, delta), key=lambda entry: entry["place"])
+    sure, verdict = facts.verdict(first, second)
+    ahead = f"{name(delta)} {verb(delta, 'is')} above every soft prompt" if first is delta else (
+        f"{name(soft)} {verb(soft, 'is')} above {name(delta)}")  # fmt: skip
+    titles = {
+        "certain": f"{ahead}.",
+        "open": f"{ahead}, likely.",
+        "tied": f"{name(first)} and {name(second)} are tied.",
+    }
+    text = f"{facts.does(first)}, {with_value(second)}: {verdict}.{_sizes(soft, delta)}"
+    return [finding("prompt_or_lora", sure, titles[sure], text)]
 
 
 def _sizes(small: Entry, large: Entry) -> str:
@@ -70,17 +70,20 @@ def _own_model(facts: Facts) -> list[Finding]:
     if not own or not shared:
         return []
     whole, best = max(own, key=lambda entry: entry["n_trainable"] or 0), shared[0]
-    costs = f"It needs {words.size(whole['artifact_bytes'])} and a model of its own"
-    costs += f"; {name(best)} shares the model and adds {words.size(best['artifact_bytes'])}."
-    if facts.is_above(whole, best):
-        gain = words.points(facts.pair(whole, best)["difference"])
-        text = f"{facts.does(whole)}, {with_value(best)}, {facts.apart(whole, best)} less. {costs}"
-        return [finding("full", "certain", f"{name(whole)} is worth {gain}.", text)]
-    if facts.is_above(best, whole):
-        text = f"{facts.does(best)}, {with_value(whole)}, {facts.apart(best, whole)} less. {costs}"
-        return [finding("full", "certain", f"{name(whole)} is not worth it.", text)]
-    text = f"{facts.does(whole)}, {with_value(best)}: on {facts.n_rows} that is a tie. {costs}"
-    return [finding("full", "tied", f"{name(whole)} is not worth its cost.", text)]
+    first, second = sorted((whole, best), key=lambda entry: entry["place"])
+    sure, verdict = facts.verdict(first, second)
+    text = (
+        f"{facts.does(first)}, {with_value(second)}: {verdict}. {says(whole, 'needs')} "
+        f"{words.size(whole['artifact_bytes'])} and a model of its own; {says(best, 'shares')} the model and "
+        f"{verb(best, 'adds')} {words.size(best['artifact_bytes'])}."
+    )
+    label = says(whole, "is")
+    if first is best:
+        return [finding("full", sure, f"{label} not worth it.", text)]
+    gain = words.points(facts.pair(whole, best)["difference"])
+    titles = {"certain": f"{label} worth {gain}.", "open": f"{label} likely to be worth {gain}.",
+              "tied": f"Whether {label} worth it is open."}  # fmt: skip
+    return [finding("full", sure, titles[sure], text)]
 
 
 rules = (_prompt_or_delta, _groups, _own_model)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml.evaluate.metrics import wilson
 from ml.specs.study import TECHNIQUES
 from ml.specs.table import METHODS
 from ml.study import words
-from ml.study.facts import Entry, Facts, Finding, finding, name, names
+from ml.study.facts import Entry, Facts, Finding, finding, name, says, with_value
+from ml.study.pairs import LEVEL
 
 UNSTEADY = 0.05
 """Spread over seeds from which one training says little."""
@@ -37,7 +39,7 @@ def _rows(facts: Facts) -> list[Finding]:
         return [finding("rows", "open", f"Not enough rows to beat {name(asked)}.", text)]
     reached.sort(key=lambda found: (found[0], found[1]))
     shown = [f"{label} from {n:,} rows ({words.percent(point['value'])})" for n, label, point in reached[:_MOST_SHOWN]]
-    text = f"{'; '.join(shown)}. {name(asked)} gets {words.percent(asked['value'])} with all rows to choose from."
+    text = f"{'; '.join(shown)}. {with_value(asked)} with all rows to choose from."
     if missed:
         text += f" Not above it with any share: {words.listed(missed)}."
     return [finding("rows", "certain", f"Training beats {name(asked)} from {reached[0][0]:,} rows on.", text)]
@@ -61,7 +63,7 @@ def _grows(facts: Facts) -> list[Finding]:
     before, last = facts.board["sizes"][technique][-2:]
     gain, entry = last["over_before"], facts.by_name[technique]
     text = (
-        f"With {last['n_train_rows'] or 0:,} rows instead of {before['n_train_rows'] or 0:,} {name(entry)} reaches "
+        f"With {last['n_train_rows'] or 0:,} rows instead of {before['n_train_rows'] or 0:,} {says(entry, 'reaches')} "
         f"{words.percent(last['value'])} instead of {words.percent(before['value'])}"
     )
     if gain["is_certain"] and gain["difference"] > 0:
@@ -76,15 +78,20 @@ def _seeds(facts: Facts) -> list[Finding]:
     if by_chance and not several:
         text = "How much a seed's luck moves the values is not in the intervals; two more seeds would say."
         return [finding("seeds", "open", "One seed each.", text)]
-    shaky = sorted((e for e in several if e["spread"] > UNSTEADY), key=lambda e: -e["spread"])
+    wide = sorted((e for e in several if round(e["spread"], 9) > UNSTEADY), key=lambda e: -e["spread"])
+    shaky = [entry for entry in wide if entry["spread_p"] < LEVEL]
     if shaky:
-        title = f"{names(shaky)} depend on luck." if len(shaky) == 2 else f"{name(shaky[0])} depends on luck."
-        title = f"{len(shaky)} techniques depend on luck." if len(shaky) > 2 else title
+        who = f"{len(shaky)} techniques depend" if len(shaky) > 1 else says(shaky[0], "depends")
         text = "; ".join(_range(entry) for entry in shaky[:_MOST_SHOWN])
-        return [finding("unsteady", "certain", title, f"{text}. One training of such a technique says little.")]
+        text += ": more than chance on these rows. One training of such a technique says little."
+        return [finding("unsteady", "certain", f"{who} on luck.", text)]
+    if wide:
+        text = f"The widest spread is that of {_range(wide[0])}; on {facts.n_rows} that may be chance."
+        return [finding("steady", "tied", "No seed stands out.", text)]
     if several:
         widest = max(several, key=lambda entry: entry["spread"])
-        return [finding("steady", "certain", "The seed hardly matters.", f"Widest of all: {_range(widest)}.")]
+        text = f"The widest spread is that of {_range(widest)}."
+        return [finding("steady", "certain", "The seed hardly matters.", text)]
     return []
 
 
@@ -118,7 +125,8 @@ def _few_rows(facts: Facts) -> list[Finding]:
     n_rows = facts.board["n_rows"]
     if not 0 < n_rows < FEW_ROWS:
         return []
-    text = f"At 80 % right an interval on so few is {200 * 1.96 * math.sqrt(0.16 / n_rows):.0f} points wide."
+    low, high = wilson(round(0.8 * n_rows), n_rows)
+    text = f"On so few an interval around 80 % is {100 * (high - low):.0f} points wide."
     return [finding("few_rows", "open", f"Only {words.several(n_rows, 'test row')}.", text)]
 
 
@@ -136,8 +144,9 @@ def _search(facts: Facts) -> list[Finding]:
     if not n_searched:
         return []
     if not moved:
-        text = f"Of {words.several(n_searched, 'searched technique')} none did better on the validation rows with "
-        return [finding("search", "certain", "The default learning rates held.", text + "another rate.")]
+        searches = "1 search" if n_searched == 1 else f"{n_searched} searches"
+        text = f"In {searches} no other rate did better on the validation rows."
+        return [finding("search", "certain", "The default learning rates held.", text)]
     title = f"The search changed {len(moved)} of {words.several(n_searched, 'learning rate')}."
     return [finding("search", "certain", title, "; ".join(moved[:_MOST_SHOWN]) + ".")]
 
@@ -189,13 +198,11 @@ def _edge(facts: Facts) -> list[Finding]:
 def _missing(facts: Facts) -> list[Finding]:
     """Cells that failed, were left out, or are still to come."""
     found = []
-    for kind, verb in (("failed", "failed"), ("left_out", "left out")):
-        cells = facts.board[kind]
-        if cells:
-            shown = "; ".join(_place(cell) for cell in cells[:_MOST_SHOWN])
-            more = f"; and {len(cells) - _MOST_SHOWN} more" if len(cells) > _MOST_SHOWN else ""
-            title = f"{words.several(len(cells), 'cell')} {verb if kind == 'failed' else _were(len(cells), verb)}."
-            found.append(finding(kind, "open", title, f"{shown}{more}."))
+    for kind, what in (("failed", "failed"), ("left_out", "left out")):
+        if cells := facts.board[kind]:
+            were = what if kind == "failed" else f"was {what}" if len(cells) == 1 else f"were {what}"
+            title = f"{words.several(len(cells), 'cell')} {were}."
+            found.append(finding(kind, "open", title, _reasons(cells)))
     counts = facts.board["n_cells"]
     if counts["waiting"] and facts.entries:
         title = f"{counts['waiting']} of {words.several(counts['total'], 'cell')} to come."
@@ -203,14 +210,18 @@ def _missing(facts: Facts) -> list[Finding]:
     return found
 
 
-def _were(n: int, what: str) -> str:
-    return f"was {what}" if n == 1 else f"were {what}"
-
-
-def _place(cell: Mapping[str, Any]) -> str:
-    why = cell.get("reason") or (cell.get("error") or {}).get("message") or "no reason is known"
-    share = f", {cell['share']:.0%} of the rows" if cell["share"] < 1 else ""
-    return f"{words.name(cell['label'])}, seed {cell['seed']}{share}: {str(why).rstrip('.')}"
+def _reasons(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Which techniques, and why; cells of one technique with one reason are told together."""
+    by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        why = cell.get("reason") or (cell.get("error") or {}).get("message") or "no reason is known"
+        by_reason.setdefault((words.name(cell["label"]), str(why).strip().rstrip(".")), []).append(cell)
+    shown = []
+    for (label, why), own in by_reason.items():
+        which = words.several(len(own), "cell") if len(own) > 1 else f"seed {own[0]['seed']}"
+        shown.append(f"{label}, {which}: {why}")
+    more = len(shown) - _MOST_SHOWN
+    return "; ".join(shown[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "") + "."
 
 
 rules = (_rows, _grows, _seeds, _power, _few_rows, _search, _edge, _missing)

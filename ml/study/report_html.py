@@ -6,6 +6,8 @@ Light and dark as the reader's system is, readable on a phone, printable. Every 
 
 from __future__ import annotations
 
+import re
+
 from ml.study import words
 from ml.study.markup import Html, html, joined
 from ml.study.report_charts import curves, quality_and_cost, sizes
@@ -15,6 +17,7 @@ from ml.study.report_svg import whisker
 from ml.study.report_tables import cells, missing, pairs, searches, seeds, settings
 from ml.study.told import Entry, Told, columns_of, label_of, tag_of
 
+_UNIT = re.compile(r"(\d) (%|×|[kMG]?B\b|ms\b|s\b|min\b|points?\b|M\b)")
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -54,15 +57,21 @@ def _findings(told: Told) -> Html:
         html("<dt>{term}</dt><dd>{text}</dd>", term=one["term"], text=one["text"]) for one in told.board["digest"]
     )
     more = joined(
-        html("<li><b>{title}</b> <bdi>{text}</bdi></li>", title=one["title"], text=one["text"]) for one in rest
+        html("<li><b>{title}</b> <bdi>{text}</bdi></li>", title=_kept(one["title"]), text=_kept(one["text"]))
+        for one in rest
     )
     return html(
         '<section class="pane long"><div class="ph"><h2>Findings</h2><span class="cap">written from the figures below, '
         'no model asked</span></div><div class="top"><p class="first"><b>{title}</b> {text}</p><dl class="kv">{digest}'
         "</dl></div>{more}</section>",
-        title=first["title"], text=first["text"], digest=digest,
+        title=_kept(first["title"]), text=_kept(first["text"]), digest=digest,
         more=html('<ul class="more">{more}</ul>', more=more) if rest else Html(),
     )  # fmt: skip
+
+
+def _kept(text: str) -> str:
+    """With numbers and their units on one line."""
+    return _UNIT.sub("\\1\u00a0\\2", text)
 
 
 def _leaderboard(told: Told) -> Html:

@@ -46,7 +46,10 @@ def shares(values: Sequence[float]) -> Scale:
     low, high = math.floor(10 * min(values) + 1e-9), math.ceil(10 * max(values) - 1e-9)
     low, high = (0, 10) if high - low > 6 else (max(0, min(low, 9)), min(10, max(high, low + 1)))
     step = 2 if high - low > 5 else 1
-    ticks = [(tenth / 10, f"{10 * tenth}") for tenth in range(low, high + 1) if (tenth - low) % step == 0]
+    ticks = [
+        (tenth / 10, f"{10 * tenth}{' %' if tenth == high else ''}")
+        for tenth in range(low, high + 1) if (high - tenth) % step == 0
+    ]  # fmt: skip
     return Scale(low=low / 10, high=high / 10, ticks=ticks)
 
 
@@ -66,7 +69,7 @@ def logarithmic(values: Sequence[float], *, text: Callable[[float], str]) -> Sca
     has_zero = len(positive) < len(values)
     marks = _DURATIONS if text is words.duration else _decades(low, high)
     chosen = _thinned([mark for mark in marks if low <= mark <= high])
-    ticks = [(float(mark), text(mark)) for mark in chosen or [math.sqrt(low * high)]]
+    ticks = [(float(mark), text(mark).replace(".0 ", " ")) for mark in chosen or [math.sqrt(low * high)]]
     return Scale(low=low, high=high, ticks=[*([(0.0, "0")] if has_zero else []), *ticks], is_log=True,
                  has_zero=has_zero)  # fmt: skip
 
@@ -77,8 +80,8 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def _thinned(marks: list[float]) -> list[float]:
-    """At most a handful: whole decades where there are many, and then every second, third … of them."""
+    """At most a handful: whole decades where there are some, else every second, third … mark."""
     if len(marks) > MOST_TICKS:
         whole = [mark for mark in marks if math.isclose(math.log10(mark) % 1, 0, abs_tol=1e-9)]
-        marks = whole if len(whole) > 1 else marks
+        marks = whole if len(whole) > 2 else marks
     return marks[:: math.ceil(len(marks) / MOST_TICKS)] if marks else []

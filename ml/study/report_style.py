@@ -73,6 +73,7 @@ tbody+tbody tr:first-child td{border-top:2px solid var(--line-strong)}
 details>summary{cursor:pointer;color:var(--accent);font-size:.8125rem}
 details>summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 .pane>details>summary{padding:.6rem 1rem;border-top:1px solid var(--line)}
+.pane>.ph+details>summary{border-top:0}
 .pane>details[open]>summary{border-bottom:1px solid var(--line)}
 pre{margin:.4rem 0 0;padding:.6rem .75rem;background:var(--sunk);border:1px solid var(--line);border-radius:3px;
 white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.45;color:var(--ink-2)}
@@ -101,7 +102,8 @@ _CHARTS = """
 .c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}
 .d1>line{stroke-dasharray:6 3}.d2>line{stroke-dasharray:2 3}.d3>line{stroke-dasharray:8 3 2 3}
 .curve>.iv,.curve>.lead{stroke-dasharray:none}
-.rule{stroke:var(--frost);stroke-dasharray:3 4}.plot .ruled{fill:var(--frost)}
+.rule{stroke:var(--frost);stroke-dasharray:3 4}
+.plot .ruled{fill:var(--frost);stroke:var(--pane);stroke-width:4px;paint-order:stroke}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem .9rem;margin-top:.6rem;font-size:.75rem;color:var(--ink-2)}
 .legend li{display:flex;align-items:center;gap:.4rem}.legend svg{width:1.5rem;height:8px}
 .legend b{font-weight:600;color:var(--ink-3)}
@@ -133,6 +135,7 @@ text-align:right;background:none!important;white-space:normal;max-width:none;min
 @media print{
 body{background:none;padding:0;font-size:9pt}.scroll{overflow:visible}.panes{display:block}
 .panes>.pane{margin-bottom:1rem}.pane{box-shadow:none;border:1px solid var(--line)}
+details::details-content{content-visibility:visible;display:block;height:auto}
 tr{break-inside:avoid}.long{break-inside:auto}
 }
 """

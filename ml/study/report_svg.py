@@ -124,7 +124,7 @@ def _clashes(
     n = 0
     for width in _WIDTHS:
         x = share * width + step
-        n += 2 * (x < _BADGE - 20 or x > width + 12)
+        n += 2 * (x < 0 or x > width + 12)
         for other, (at, low) in placed.items():
             if other == place:
                 continue
@@ -143,7 +143,7 @@ def lines(curves: Sequence[Line], x: Scale, y: Scale, *, label: str, rules: Iter
              '</text>', y=_px(_down(y, value, height)), text=text)
         for value, text in rules
     ]  # fmt: skip
-    return _frame(joined([*across, *drawn]), x, y, height=height, label=label, ends=_ends(curves, x, y, height))
+    return _frame(joined([*across, *drawn]), x, y, height=height, label=label, ends=_ends(curves, y, height))
 
 
 def _curve(curve: Line, x: Scale, y: Scale, height: int) -> Html:
@@ -162,20 +162,33 @@ def _curve(curve: Line, x: Scale, y: Scale, height: int) -> Html:
                 parts=joined(parts))  # fmt: skip
 
 
-def _ends(curves: Sequence[Line], x: Scale, y: Scale, height: int) -> Html:
+def _ends(curves: Sequence[Line], y: Scale, height: int) -> Html:
     """A badge for each curve beside its last point, moved apart where they would lie on one another."""
     wanted = sorted((_down(y, curve.points[-1][1], height), curve.place, curve) for curve in curves if curve.points)
-    apart = 2 * _BADGE + 1.5
-    at: list[float] = []
-    for down, _, _ in wanted:
-        at.append(max(down, at[-1] + apart) if at else max(down, _BADGE))
-    for place in range(len(at) - 1, -1, -1):
-        at[place] = min(at[place], height - _BADGE - apart * (len(at) - 1 - place))
+    places = apart([down for down, _, _ in wanted], distance=2 * _BADGE + 1.5, low=_BADGE, high=height - _BADGE)
     return joined(
         html('<g class="curve {style}"><line class="lead" x1="0" y1="{a}" x2="9" y2="{b}"/>{badge}</g>',
              style=curve.style, a=_px(down), b=_px(to), badge=_badge(curve.place, "18", to))
-        for (down, _, curve), to in zip(wanted, at, strict=True)
+        for (down, _, curve), to in zip(wanted, places, strict=True)
     )  # fmt: skip
+
+
+def apart(wanted: Sequence[float], *, distance: float, low: float, high: float) -> list[float]:
+    """Places of ascending values that are `distance` or more from one another and move as little as that allows, by
+    pooling neighbours that are too close; within `low` and `high` as far as there is room."""
+    pools: list[list[float]] = []
+    for place, value in enumerate(wanted):
+        pools.append([value - place * distance])
+        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    room = max(low, high - (len(wanted) - 1) * distance)
+    levels = [min(room, max(low, _mean(pool))) for pool in pools for _ in pool]
+    return [level + place * distance for place, level in enumerate(levels)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _frame(inside: Html, x: Scale, y: Scale, *, height: int, label: str, ends: Html | None = None) -> Html:

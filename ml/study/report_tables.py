@@ -130,7 +130,7 @@ def cells(told: Told) -> Html:
     columns = [("Cell", False), ("Seed", True), ("Training rows", True), (told.metric_label, True), ("Rate", True),
                ("Steps", True), ("Time", True), ("Spec", False)]  # fmt: skip
     note = "each with its seed and spec; command and versions are the study's"
-    return _section("Cells", note, _table(columns, rows, kind="cells"))
+    return _section("Cells", note, _table(columns, rows, kind="cells"), is_closed=f"All {len(rows)} cells")
 
 
 def _cell(cell: Cell) -> list[Html | str]:

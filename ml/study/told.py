@@ -73,7 +73,8 @@ class Told:
             value = spec.get(field.name)
             if value not in (None, ""):
                 unit = f" {field.unit}" if field.unit else ""
-                found.append((field.label, f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"))
+                text = f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"
+                found.append((field.label, text if value else "no limit"))
         return found
 
     def surroundings(self) -> list[tuple[str, str]]:

@@ -13,7 +13,10 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def bounds(interval: Sequence[float] | None) -> str:
     """An interval of shares in per cent, without the sign."""
-    return "" if not interval else f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    if not interval:
+        return ""
+    low, high = (f"{round(100 * bound, 1) + 0:.1f}".replace("-", "−") for bound in interval)
+    return f"[{low}, {high}]"
 
 
 def points(difference: float) -> str:
@@ -53,7 +56,7 @@ def duration(seconds: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     if value is None:
         return NOTHING
-    return f"{value / 1000:.1f} s" if value >= 9950 else f"{value:,.0f} ms" if value >= 9.95 else f"{value:.1f} ms"
+    return f"{value / 1000:.1f} s" if value >= 999.5 else f"{value:.0f} ms" if value >= 9.95 else f"{value:.1f} ms"
 
 
 def count(value: float | None) -> str:

@@ -159,7 +159,10 @@ class _Maker:
 
     def _able(self, cell: Cell) -> float:
         """In probits; less with fewer rows, another a little with each seed."""
-        able = NORMAL.inv_cdf(min(0.999, max(0.001, self.ability[cell.technique])))
+        share = self.ability[cell.technique]
+        if share in (0, 1):
+            return 99.0 if share else -99.0
+        able = NORMAL.inv_cdf(share)
         luck = self._random(f"luck {cell.technique} {cell.seed}").gauss(0, self.wobble)
         return able + luck - 0.9 * (1 - cell.share) ** 3
 
@@ -170,7 +173,9 @@ class _Maker:
             others = [label for label in self.labels if label != expected]
             got = draw.choice(others) if others else ""
         elif not is_right:
-            got = " ".join(word for word in expected.split() if draw.random() < 0.35 + 0.1 * able) or "no idea"
+            got = (
+                " ".join(word for word in expected.split() if draw.random() < 0.35 + 0.1 * max(-3.0, able)) or "no idea"
+            )
         line = {"place": place, "row": place + 1, "question": self.questions[place], "expected": expected, "got": got}
         if self.labels and not cell.technique.startswith(("chain", "self")):
             high = draw.uniform(0.5, 0.99)
