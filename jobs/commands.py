@@ -30,11 +30,12 @@ def _child_spec(run: Run) -> dict[str, Any]:
         return {key: value for key, value in spec.items() if key not in OWN_KEYS}
     if "source" in spec:
         spec["source_path"] = str(storage.path_of(spec["source"]))
-    if "documents" in spec:
-        spec["documents"] = [
-            {**{k: v for k, v in d.items() if k != "source"}, "source_path": str(storage.path_of(d["source"]))}
-            for d in spec["documents"]
-        ]
+    for name in ("documents", "parts"):
+        if name in spec:
+            spec[name] = [
+                {**{k: v for k, v in one.items() if k != "source"}, "source_path": str(storage.path_of(one["source"]))}
+                for one in spec[name]
+            ]
     return spec
 
 

@@ -69,6 +69,8 @@ def work(run: Run, folder: Path) -> DatasetVersion | None:
     assert claim is not None
     folder.mkdir(parents=True, exist_ok=True)
     spec = json.loads(json.dumps(run.spec)) | {"source_path": str(storage.path_of(run.spec["source"]))}
+    for part in spec.get("parts", ()):
+        part["source_path"] = str(storage.path_of(part["source"]))
     try:
         out = read_in_child(spec=spec, workdir=folder, timeout_s=60)
     except ChildError as error:

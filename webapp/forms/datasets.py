@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 
+from ml.errors import SpecError
 from ml.specs import TASK_KINDS
 from webapp.models import Upload
+from webapp.services.mappings import CONVERSATIONS, KNOWN_FORMATS, MAX_TEMPLATE, columns_of, template_check
 
-PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}\n]{1,80})\}")
-KNOWN_FORMATS = {
-    "messages": "OpenAI messages",
-    "sharegpt": "ShareGPT",
-    "alpaca": "Alpaca",
-    "prompt_completion": "prompt and completion",
-    "preference": "preference pairs: the chosen answer",
-    "squad": "questions on passages (SQuAD)",
-    "text": "texts without a question",
-}
-CONVERSATIONS = ("messages", "sharegpt")
 TASKS = tuple((kind.name, kind.label) for kind in TASK_KINDS.values())
 TURNS = (("last", "its last answer, one row a conversation"), ("every", "every answer, each as a row of its own"))
-MAX_TEMPLATE = 20_000
 
 
 def _text(rows: int, **attributes: str) -> forms.Textarea:
     return forms.Textarea(attrs={"rows": rows, "spellcheck": "false", **attributes})
-
-
-def columns_of(upload: Upload) -> list[str]:
-    return [column["name"] for column in upload.report.get("columns", [])]
 
 
 class MappingForm(forms.Form):
@@ -77,15 +63,10 @@ class MappingForm(forms.Form):
     def _check_template(self, name: str, template: str) -> None:
         if name in self.errors:
             return
-        known = ", ".join("{" + column + "}" for column in self.columns[:12])
-        if name == "completion" and template.strip() in self.columns:
-            return
-        used = [found for found in PLACEHOLDER.findall(template) if found]
-        unknown = [found for found in used if found not in self.columns]
-        if unknown:
-            self.add_error(name, f"There is no column {{{unknown[0]}}}. Known here: {known}.")
-        elif not used:
-            self.add_error(name, f"Name at least one column, for example {known.split(', ')[0]}.")
+        try:
+            template_check(name, template, self.columns)
+        except SpecError as error:
+            self.add_error(name, f"{error.message} {error.hint}")
 
     @property
     def template_fields(self) -> list[Any]:
@@ -101,13 +82,37 @@ class MappingForm(forms.Form):
         return mapping | {key: given[key] for key in keys if given.get(key, "").strip()}
 
 
+FILES = ("validation_file", "test_file")
+
+
+def _by_name(upload: Upload, siblings: Sequence[Upload]) -> dict[str, int]:
+    """The files that belong to one called train, by their names."""
+    if "train" not in upload.filename.lower():
+        return {}
+    found: dict[str, int] = {}
+    for other in siblings:
+        name = other.filename.lower()
+        for field, words in (("validation_file", ("valid", "dev")), ("test_file", ("test",))):
+            if field not in found and any(word in name for word in words):
+                found[field] = other.pk
+    return found
+
+
 class VersionForm(forms.Form):
     """Name, splits and what to leave out."""
 
     name = forms.CharField(label="Name", max_length=80, widget=forms.TextInput(attrs={
         "class": "form-control cf-mono", "list": "names", "autocomplete": "off", "spellcheck": "false"}))  # fmt: skip
-    split = forms.ChoiceField(choices=[("stratified", ""), ("random", ""), ("column", "")])
+    split = forms.ChoiceField(choices=[("stratified", ""), ("random", ""), ("column", ""), ("files", "")])
     split_column = forms.CharField(required=False, max_length=80)
+    validation_file = forms.TypedChoiceField(
+        label="Validation rows", required=False, coerce=int, empty_value=None,
+        widget=forms.Select(attrs={"class": "form-select"}),
+    )  # fmt: skip
+    test_file = forms.TypedChoiceField(
+        label="Test rows", required=False, coerce=int, empty_value=None,
+        widget=forms.Select(attrs={"class": "form-select"}),
+    )  # fmt: skip
     validation = forms.FloatField(
         label="Validation", min_value=0, max_value=90, initial=10,
         widget=forms.NumberInput(attrs={"class": "form-control", "step": "any"}),
@@ -124,18 +129,28 @@ class VersionForm(forms.Form):
     drop_duplicates = forms.BooleanField(required=False)
     drop_leaks = forms.BooleanField(required=False)
 
-    def __init__(self, data: Any = None, *, upload: Upload, name: str = "") -> None:
+    def __init__(self, data: Any = None, *, upload: Upload, siblings: Sequence[Upload] = (), name: str = "") -> None:
+        """`siblings`: other files that held-out rows may be in."""
         column = upload.report.get("split_column", "")
         is_labels = upload.mapping.get("task") == "classification"
-        kind = "column" if column else "stratified" if is_labels else "random"
-        super().__init__(data, initial={"name": name, "split": kind, "split_column": column})
+        guess = _by_name(upload, siblings)
+        kind = "files" if guess else "column" if column else "stratified" if is_labels else "random"
+        super().__init__(data, initial={"name": name, "split": kind, "split_column": column, **guess})
         self.columns = columns_of(upload)
+        self.siblings = siblings
+        named = [(other.pk, f"{other.filename}, {other.report['n_rows']:,} rows") for other in siblings]
+        for field in FILES:
+            self.fields[field].choices = [("", "none"), *named]
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}
         if given.get("split") == "column" and given.get("split_column") not in self.columns:
             self.add_error("split_column", "Choose the column that says train, validation or test.")
-        if given.get("split") != "column" and given.get("validation", 0) + given.get("test", 0) > 90:
+        held_out = [given[field] for field in FILES if given.get(field)]
+        if given.get("split") == "files" and len(set(held_out)) != max(1, len(held_out)):
+            self.add_error("test_file", "Choose one file for each, or for one of them." if held_out else
+                           "Choose the file of the test rows, of the validation rows, or both.")  # fmt: skip
+        if given.get("split") in ("stratified", "random") and given.get("validation", 0) + given.get("test", 0) > 90:
             self.add_error(
                 "test", "Validation and test may take 90 % together, so that something is left for training."
             )
@@ -146,4 +161,6 @@ class VersionForm(forms.Form):
         given = self.cleaned_data
         if given["split"] == "column":
             return {"kind": "column", "column": given["split_column"]}
+        if given["split"] == "files":
+            return {"kind": "files", "validation": given["validation_file"], "test": given["test_file"]}
         return {"kind": given["split"], "validation": given["validation"] / 100, "test": given["test"] / 100}

@@ -7,8 +7,10 @@ from typing import Any
 from django.db.models import Max
 
 from ml.errors import NotFoundError
-from webapp.forms.datasets import PLACEHOLDER
 from webapp.models import Dataset, DatasetVersion, Run, Team, Upload
+from webapp.services.mappings import PLACEHOLDER
+
+MAX_SIBLINGS = 50
 
 
 def upload_of(team: Team, pk: int) -> Upload:
@@ -28,6 +30,17 @@ def versions_from(upload: Upload) -> list[DatasetVersion]:
     """Versions that were made of the same bytes."""
     rows = DatasetVersion.objects.for_team(upload.team).select_related("dataset")
     return list(rows.filter(stats__source__sha256=upload.sha256).order_by("-created_at")[:5])
+
+
+def siblings_of(upload: Upload) -> list[Upload]:
+    """The team's other files with the same columns: what the held-out rows of a version may be in."""
+    columns = {column["name"] for column in upload.report.get("columns", [])}
+    others = Upload.objects.for_team(upload.team).exclude(pk=upload.pk).exclude(state=Upload.State.READING)
+    found = []
+    for other in others.defer("preview")[:MAX_SIBLINGS]:
+        if other.report.get("n_rows") and columns <= {column["name"] for column in other.report["columns"]}:
+            found.append(other)
+    return found
 
 
 def is_fresh(upload: Upload) -> bool:

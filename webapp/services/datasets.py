@@ -26,11 +26,21 @@ from webapp.names import name_check
 from webapp.reading import read_in_child
 from webapp.services.draft_versions import draft_stored
 from webapp.services.hub_files import FETCH, hub_fetch_over, hub_fetched
+from webapp.services.mappings import held_out_of, mapping_check, seed_check, splits_check
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
 
 DEFAULT_SPLITS: dict[str, Any] = {"kind": "stratified", "validation": 0.1, "test": 0.1}
 CHILD_TIMEOUT_S = 300
+RESERVED = ("uploads",)
+
+
+def dataset_name_check(name: Any) -> str:
+    """As `name_check`; `uploads` is an address of the API."""
+    checked = name_check(name)
+    if checked in RESERVED:
+        raise SpecError(f"No data set can be called {checked}.", hint=f"Try {checked}-1.", field="name")
+    return checked
 
 
 @transaction.atomic
@@ -38,25 +48,34 @@ def version_submit(
     *, team: Team, user: Any, upload: Upload, name: str, mapping: Mapping[str, Any], splits: Mapping[str, Any],
     seed: int = 17, leave_out: bool = False, drop_duplicates: bool = False, drop_leaks: bool = False,
 ) -> Run:  # fmt: skip
-    """A run that reads the whole upload and makes a version of the data set called `name` (made when there is none)."""
-    name = name_check(name)
+    """A run that reads the whole upload and makes a version of the data set called `name` (made when there is none).
+
+    Raises SpecError with `field` set for a mapping or splits that do not fit the file, ColdframeError (409) for a file
+    that is not ready.
+    """
+    name = dataset_name_check(name)
     if upload.state not in (Upload.State.READY, Upload.State.REFUSED) or not upload.report.get("n_rows"):
         raise ColdframeError(
             f"{upload.filename} is not ready: {upload.get_state_display().lower()}.",
             hint="Wait until it has been read, or open it again.", status=409,
         )  # fmt: skip
-    run = run_submit(
-        team=team, user=user, kind=Run.Kind.VALIDATE, title=name,
-        spec={
-            "kind": "validate", "source": upload.storage_key, "filename": upload.filename,
-            "format": upload.report.get("format"), "mapping": dict(mapping), "splits": dict(splits), "seed": seed,
-            "leave_out": leave_out, "drop_duplicates": drop_duplicates, "drop_leaks": drop_leaks,
-            "base": settings.BASE_MODEL, "dataset": name, "upload": upload.pk,
-        },
-    )  # fmt: skip
-    Upload.objects.filter(pk=upload.pk).update(
-        mapping=dict(mapping), error=None, state=Upload.State.READY, report={**upload.report, "run": run.pk}
-    )
+    mapping, splits, seed = mapping_check(upload, mapping), splits_check(upload, splits), seed_check(seed)
+    held_out = held_out_of(upload, splits, mapping)
+    spec = {
+        "kind": "validate", "source": upload.storage_key, "filename": upload.filename,
+        "format": upload.report.get("format"), "mapping": mapping, "splits": splits, "seed": seed,
+        "leave_out": leave_out, "drop_duplicates": drop_duplicates, "drop_leaks": drop_leaks,
+        "base": settings.BASE_MODEL, "dataset": name, "upload": upload.pk,
+    }  # fmt: skip
+    if held_out:
+        spec["splits"] = {"kind": splits["kind"]}
+        spec["parts"] = [{"source": other.storage_key, "filename": other.filename, "split": split, "upload": other.pk}
+                         for split, other in held_out]  # fmt: skip
+    run = run_submit(team=team, user=user, kind=Run.Kind.VALIDATE, title=name, spec=spec)
+    for row in (upload, *(other for _, other in held_out)):
+        Upload.objects.filter(pk=row.pk).update(
+            mapping=mapping, error=None, state=Upload.State.READY, report={**row.report, "run": run.pk}
+        )
     audit(team=team, user=user, action="dataset.submit", subject=name, file=upload.filename, run=run.pk)
     return run
 
@@ -98,7 +117,7 @@ def version_from_rows(
 
     The reading is done by a child process (`python -m ml validate`), so nothing heavy is imported.
     """
-    name = name_check(name)
+    name = dataset_name_check(name)
     text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
     upload = Upload(team=team, created_by=user, key=uuid.uuid4(), filename=f"{name}.jsonl", size_bytes=len(text))
     source = storage.put_file(io.BytesIO(text), upload.storage_key)
@@ -123,8 +142,11 @@ def _version_create(
     about = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
     stats = json.loads((out / "report.json").read_text(encoding="utf-8"))
     storage.put_folder(out, f"datasets/{about['sha256']}")
+    others = list(Upload.objects.for_team(team).filter(pk__in=_parts_of(run))) if run else []
     if upload is not None:
         stats["source"] = {"sha256": upload.sha256, "bytes": upload.size_bytes, "upload": upload.pk}
+    if others:
+        stats["held_out"] = [{"sha256": one.sha256, "filename": one.filename, "upload": one.pk} for one in others]
     dataset, _ = Dataset.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
     # The lock serialises the numbering on Postgres; on SQLite the transaction is exclusive from its start.
     Dataset.objects.select_for_update().get(pk=dataset.pk)
@@ -138,9 +160,14 @@ def _version_create(
         )  # fmt: skip
         audit(team=team, user=user, action="dataset.version", subject=version, rows=version.n_rows)
     Dataset.objects.filter(pk=dataset.pk, is_archived=True).update(is_archived=False)
-    if upload is not None:
-        Upload.objects.filter(pk=upload.pk).update(state=Upload.State.USED, dataset=dataset, error=None)
+    made_of = [one.pk for one in (upload, *others) if one is not None]
+    Upload.objects.filter(pk__in=made_of).update(state=Upload.State.USED, dataset=dataset, error=None)
     return version
+
+
+def _parts_of(run: Run) -> list[int]:
+    """Ids of the uploads with held-out rows."""
+    return [part["upload"] for part in run.spec.get("parts") or ()]
 
 
 @transaction.atomic

@@ -102,7 +102,7 @@ def _page(
     context = {
         "upload": row, "run": run if run and run.state != Run.State.SUCCEEDED else None, "made_of": made_of,
         "mapping_form": mapping or MappingForm(upload=row),
-        "version_form": version or VersionForm(upload=row, name=guess),
+        "version_form": version or VersionForm(upload=row, siblings=selectors.siblings_of(row), name=guess),
         "columns": selectors.roles_of(row), "is_fresh": selectors.is_fresh(row), "error": error,
         "column_names": [column["name"] for column in row.report.get("columns", [])], "numbers": numbers,
         "n_rows": row.report.get("n_rows", 0),
@@ -199,7 +199,8 @@ def upload_discard(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def version_create(request: HttpRequest, pk: int) -> HttpResponse:
     row = selectors.upload_of(request.team, pk)
-    mapping, version = MappingForm(request.POST, upload=row), VersionForm(request.POST, upload=row)
+    mapping = MappingForm(request.POST, upload=row)
+    version = VersionForm(request.POST, upload=row, siblings=selectors.siblings_of(row))
     if not (mapping.is_valid() & version.is_valid()):
         return _page(request, row, mapping=mapping, version=version, status=400)
     given = version.cleaned_data
@@ -210,8 +211,10 @@ def version_create(request: HttpRequest, pk: int) -> HttpResponse:
             drop_duplicates=given["drop_duplicates"], drop_leaks=given["drop_leaks"],
         )  # fmt: skip
     except ColdframeError as error:
-        if error.field in version.fields:
-            version.add_error(error.field, f"{error.message} {error.hint}".strip())
+        field = f"{error.field}_file" if given["split"] == "files" else error.field
+        field = field if field in version.fields else error.field
+        if field in version.fields:
+            version.add_error(field, f"{error.message} {error.hint}".strip())
             return _page(request, row, mapping=mapping, version=version, status=error.status)
         return _page(request, row, mapping=mapping, version=version, error=error, status=error.status)
     return redirect("datasets:upload", pk)
