@@ -197,7 +197,7 @@ def _techniques(given: Any, task: str, family: str) -> tuple[str, ...]:
         raise SpecError(f"A study needs at least one technique, got {given!r:.80}.", field="techniques",
                         hint="Choose two or more, so that there is something to compare.")  # fmt: skip
     for name in given:
-        if name not in TECHNIQUES:
+        if not isinstance(name, str) or name not in TECHNIQUES:
             raise SpecError(f"Unknown technique {str(name)[:60]!r}.", field="techniques",
                             hint="There is: " + ", ".join(TECHNIQUES) + ".")  # fmt: skip
         if reason := why_not_studied(name, task=task, family=family):
@@ -232,7 +232,7 @@ def _shares(given: Any) -> tuple[float, ...]:
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) > 8:
         raise SpecError(f"Shares are a list of at most 8 numbers, got {given!r:.80}.", field="shares")
     for share in given:
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < float(f"{share:g}") < 1:
             raise SpecError(f"A share of the training rows is above 0 and below 1, got {share!r:.40}.", field="shares",
                             hint="For example 0.1 and 0.3; all rows are always measured.")  # fmt: skip
-    return tuple(sorted({float(share) for share in given}))
+    return tuple(sorted({float(f"{share:g}") for share in given}))

@@ -77,6 +77,7 @@ class Budget:
         expected = self.cost_of(cell, first_seed, corrected=False)
         if expected:
             self._expected, self._real = self._expected + expected, self._real + seconds
+            self._save()
 
     @property
     def factor(self) -> float:
@@ -120,11 +121,13 @@ class Budget:
             return
         self.before_s = float(found["elapsed_s"])
         self.spent |= {kind: float(found["spent"].get(kind, 0.0)) for kind in KINDS}
+        self._expected, self._real = found.get("learnt", (0.0, 0.0))
 
     def _save(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_name(f".{self._path.name}")
-        write_json(draft, {"elapsed_s": round(self.spent_s, 3), "spent": self.spent})
+        learnt = [self._expected, self._real]
+        write_json(draft, {"elapsed_s": round(self.spent_s, 3), "spent": self.spent, "learnt": learnt})
         draft.replace(self._path)
 
 

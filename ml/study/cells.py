@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml.errors import SpecError
 from ml.evaluate.answers import Answered
 from ml.events import finite
 from ml.files import write_json
@@ -84,11 +85,7 @@ class Kept:
             (out / name).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: str) -> dict[str, Any] | None:
-        try:
-            found = json.loads((self.out / "cells" / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+        return _read(self.out / "cells" / f"{key}.json")
 
     def cells(self) -> list[dict[str, Any]]:
         found = [self.read(path.stem) for path in sorted((self.out / "cells").glob("*.json"))]
@@ -120,18 +117,42 @@ class Kept:
         write_json(draft, finite(value))
         draft.replace(path)
 
-    def take_over(self, before: Path, wanted: Mapping[str, str]) -> list[str]:
-        """Copies finished cells out of an earlier `out` folder whose identity is the wanted one, by key."""
-        taken = []
-        earlier = Kept(before) if (before / "cells").is_dir() else None
-        for cell in earlier.cells() if earlier else ():
+    def check_belongs(self, wanted: Mapping[str, str]) -> None:
+        """Raises SpecError when a cell that is kept here is not the wanted one of its key."""
+        for cell in self.cells():
             key = str(cell["key"])
-            if cell.get("state") != "done" or wanted.get(key) != cell.get("identity") or self.read(key):
+            if cell.get("state") != "left_out" and wanted.get(key, cell.get("identity")) != cell.get("identity"):
+                raise SpecError(f"The work folder belongs to another study: its {key} was measured in another way.",
+                                hint="Choose another work folder, and this one's out as --before.")  # fmt: skip
+
+    def take_over(self, before: Path, wanted: Mapping[str, str], *, metric: str) -> list[str]:
+        """Copies finished cells out of an earlier `out` folder whose identity is the wanted one, by key. Those that
+        lack their rows or artifact stay behind; `metric` is the one by which they are ranked now."""
+        taken = []
+        for path in sorted((before / "cells").glob("*.json")):
+            cell, key = _read(path), path.stem
+            if not cell or cell.get("state") != "done" or wanted.get(key) != cell.get("identity") or self.read(key):
                 continue
-            shutil.copyfile(before / "rows" / f"{key}.jsonl", self.out / "rows" / f"{key}.jsonl")
+            rows, artifact = before / "rows" / f"{key}.jsonl", before / "artifacts" / key
+            if metric not in cell["metrics"] or not rows.is_file() or (cell.get("artifact") and not artifact.is_dir()):
+                continue
+            shutil.copyfile(rows, self.out / "rows" / rows.name)
             if cell.get("artifact"):
                 shutil.rmtree(self.artifact(key), ignore_errors=True)
-                shutil.copytree(before / cell["artifact"], self.artifact(key))
-            self._put(f"cells/{key}.json", cell)
+                shutil.copytree(artifact, self.artifact(key))
+            self._put(f"cells/{key}.json", {**cell, **ranked_by(metric, cell)})
             taken.append(key)
         return taken
+
+
+def ranked_by(metric: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` and `interval` of a cell, out of its metrics."""
+    return {"value": found["metrics"][metric], "interval": found["intervals"].get(metric, [0.0, 1.0])}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -24,7 +24,7 @@ def drawn(dataset: Dataset, spec: StudySpec) -> Dataset:
             what = "is measured on" if split == "test" else "chooses learning rates by"
             raise DataError(f"A study {what} the {split} rows, and this data set has none.",
                             hint="Make a version with such a split.", field="dataset")  # fmt: skip
-    train = in_order(dataset.splits["train"])
+    train = in_order(dataset.splits["train"], by_label=bool(dataset.labels))
     chosen = {
         "train": train[: spec.train_rows or None],
         "validation": dataset.splits["validation"][: spec.valid_rows],
@@ -42,14 +42,13 @@ def share_of(dataset: Dataset, share: float) -> Dataset:
     return replace(dataset, splits=splits, content_sha256=_name(dataset.content_sha256, splits))
 
 
-def in_order(rows: Sequence[Row]) -> list[Row]:
+def in_order(rows: Sequence[Row], *, by_label: bool) -> list[Row]:
     """The rows by their rank within their label, as a share of the label's rows; equal ones by their content's hash."""
-    is_labelled = len({row.completion for row in rows}) <= max(2, len(rows) // 2)
-    by_label: dict[str, list[tuple[str, Row]]] = {}
+    groups: dict[str, list[tuple[str, Row]]] = {}
     for row in rows:
-        by_label.setdefault(row.completion if is_labelled else "", []).append((_print_of(row), row))
+        groups.setdefault(row.completion if by_label else "", []).append((_print_of(row), row))
     placed = []
-    for group in by_label.values():
+    for group in groups.values():
         ranked = sorted(group, key=lambda pair: pair[0])
         placed += [(rank / len(ranked), name, row) for rank, (name, row) in enumerate(ranked)]
     return [row for _, _, row in sorted(placed, key=lambda found: found[:2])]

@@ -28,8 +28,8 @@ def n_kept(n: int) -> int:
 
 
 def learning_rates(default: float, n_tries: int) -> tuple[float, ...]:
-    """A ladder around the default, which is always on it, within the bounds of a learning rate; two more on top where
-    the number is even."""
+    """A ladder around the default, which is always on it, within the bounds of a learning rate; where the number is
+    even, the odd one is above."""
     low, high = float(_RATE.low or 0), float(_RATE.high or math.inf)
     places = range(-((n_tries - 1) // 2), n_tries // 2 + 1)
     rates = (float(f"{default * FACTOR**place:.3g}") if place else default for place in places)

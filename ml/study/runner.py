@@ -28,7 +28,7 @@ from ml.study.asking import Asking
 from ml.study.base import Base
 from ml.study.board import board
 from ml.study.budget import Budget
-from ml.study.cells import Cell, Kept, cells_of, identity_of
+from ml.study.cells import Cell, Kept, cells_of, identity_of, ranked_by
 from ml.study.doing import Doing
 from ml.study.drawing import share_of
 from ml.study.report import write_reports
@@ -93,8 +93,9 @@ class Study:
 
     def run(self) -> dict[str, Any]:
         """The board. Raises Interrupted after checkpoints."""
+        self.kept.check_belongs(self._identities)
         if self.setting.before is not None:
-            for key in self.kept.take_over(self.setting.before, self._identities):
+            for key in self.kept.take_over(self.setting.before, self._identities, metric=self.spec.metric):
                 self.emit("phase", text=f"{key} is taken over from before")
         self._count()
         for cell in self.cells:
@@ -103,6 +104,7 @@ class Study:
                 self._do(cell)
                 self._tell_board()
         with self.budget.spends("overhead"):
+            self._keep_best_artifacts(*self.spec.techniques)
             found = self._board()
             write_reports(self.kept.out)
         self.emit("board", **found)
@@ -119,11 +121,12 @@ class Study:
             raise
         except Exception as error:
             logger.exception("%s failed", cell.key)
+            shutil.rmtree(self.kept.artifact(cell.key), ignore_errors=True)
             self._keep(cell, {"state": "failed", "error": as_error(error)})
         else:
             self._keep(cell, {"state": "done", **found, **self._measured(lines)}, lines)
             self.budget.finished(cell, found["seconds"], self.first_seed)
-            self._keep_best_artifact(cell)
+            self._keep_best_artifacts(cell.technique)
         self._clear(cell)
 
     def _why_not(self, cell: Cell) -> str:
@@ -165,9 +168,8 @@ class Study:
             if rows and all(row.scores for row in rows):
                 names = [*names, "ece"]
             found, took = summarize(rows, metrics=names), costs(lines)
-        value = found["metrics"][self.spec.metric]
-        return {"metrics": found["metrics"], "intervals": found["intervals"], "value": value, "n_rows": len(rows),
-                "interval": found["intervals"].get(self.spec.metric, [0.0, 1.0]), **took}  # fmt: skip
+        return {"metrics": found["metrics"], "intervals": found["intervals"], "n_rows": len(rows),
+                **ranked_by(self.spec.metric, found), **took}  # fmt: skip
 
     def _clear(self, cell: Cell) -> None:
         """The cell's work folder, and what was computed once when no other cell needs it any more."""
@@ -175,21 +177,20 @@ class Study:
         if not any(other.lesson == cell.lesson and not self.kept.read(other.key) for other in self.cells):
             self.doing.trainings.forget_cache(cell.lesson)
 
-    def _keep_best_artifact(self, cell: Cell) -> None:
+    def _keep_best_artifacts(self, *techniques: str) -> None:
         """Of a technique's seeds the artifact of the one that did best on the validation rows stays; of smaller shares
         none."""
-        if cell.technique not in METHODS:
-            return
-        same = [other.key for other in self.cells if other.technique == cell.technique]
-        done = [found for key in same if (found := self.kept.read(key)) and found["state"] == "done"]
-        best: dict[str, Any] | None = None
-        for found in done:
-            if found["share"] >= 1 and (best is None or better(_valid(found), _valid(best))):
-                best = found
-        for found in done:
-            if found["artifact"] and (best is None or found["key"] != best["key"]):
-                shutil.rmtree(self.kept.out / found["artifact"], ignore_errors=True)
-                self.kept.write({**found, "artifact": ""})
+        for technique in techniques:
+            keys = [cell.key for cell in self.cells if cell.technique == technique and technique in METHODS]
+            done = {key: found for key in keys if (found := self.kept.read(key)) and found["state"] == "done"}
+            best: dict[str, Any] = {}
+            for found in done.values():
+                if found["share"] >= 1 and (not best or better(_valid(found), _valid(best))):
+                    best = found
+            for key in (key for key in keys if key != best.get("key")):
+                if key in done and done[key]["artifact"]:
+                    self.kept.write({**done[key], "artifact": ""})
+                shutil.rmtree(self.kept.artifact(key), ignore_errors=True)
 
     def _board(self) -> dict[str, Any]:
         cells = [found for cell in self.cells if (found := self.kept.read(cell.key))]
