@@ -96,7 +96,7 @@ def sizes(told: Told) -> Html:
     rows = sorted({n for line in drawn for n, _ in line.points})
     x = Scale(low=rows[0] / 1.1, high=rows[-1] * 1.02, ticks=[(n, f"{n:,.0f}") for n in rows], is_log=True)
     label = f"{told.metric_label} by training rows of {words.listed([line.label for line in drawn])}."
-    note = f"{told.metric_label.lower()} by training rows, first seed, log scale"
+    note = f"{words.midsentence(told.metric_label)} by training rows, first seed, log scale"
     return _pane("Quality by training rows", note, lines(drawn, x, y, label=label, rules=rules), _legend(drawn))
 
 

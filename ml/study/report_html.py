@@ -92,7 +92,7 @@ def _leaderboard(told: Told) -> Html:
         'class="cards dense"><thead><tr><th scope="col">#</th><th scope="col">Technique</th><th scope="col">{metric}, '
         '{low} to {high} %</th><th scope="col" class="r">95 % interval</th>{heads}</tr></thead>{bodies}</table></div>'
         '<p class="pf">Intervals are over the test rows and, where there are several, the seeds. Tokens of a request: '
-        "read + virtual + written. Size is what is kept; memory is the training's peak. Green was trained, blue was "
+        "read + virtual → written. Size is what is kept; memory is the training's peak. Green was trained, blue was "
         "only asked.</p></section>",
         metric=told.metric_label, low=f"{100 * scale.low:.0f}", high=f"{100 * scale.high:.0f}", heads=heads,
         bodies=bodies,

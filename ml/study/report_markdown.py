@@ -63,7 +63,7 @@ def _leaderboard(told: Told) -> list[str]:
     ]  # fmt: skip
     note = (
         "A group ends where a technique is below the group's best for certain. Intervals are over rows and, where "
-        "there are several, seeds. Tokens a request: read + virtual + written. Memory is the training's peak."
+        "there are several, seeds. Tokens a request: read + virtual → written. Memory is the training's peak."
     )
     return ["## Leaderboard", table(heads, lines, right=3), note]
 

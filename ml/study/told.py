@@ -138,12 +138,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tokens_of(entry: Mapping[str, Any]) -> str:
-    """`34 + 20` virtual ones, `61 + 88` written ones; a single written token is not worth a word."""
+    """`34 + 20` with virtual ones, `61 → 88` with written ones; a single written token is not worth a word."""
     read, virtual, written = (entry.get(name) for name in TOKENS)
     if read is None:
         return words.NOTHING
-    parts = [f"{read:,.0f}"] + [f"{n:,.0f}" for n in (virtual, written) if n is not None and n > 1]
-    return " + ".join(parts)
+    text = f"{read:,.0f} + {virtual:,.0f}" if virtual else f"{read:,.0f}"
+    return f"{text} → {written:,.0f}" if written is not None and written > 1 else text
 
 
 def columns_of(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
