@@ -133,7 +133,8 @@ text-align:right;background:none!important;white-space:normal;max-width:none;min
 .top .kv{grid-template-columns:minmax(6rem,auto) minmax(0,1fr)}.top .kv dd{margin:0}
 }
 @media print{
-body{background:none;padding:0;font-size:9pt}.scroll{overflow:visible}.panes{display:block}
+:root{color-scheme:light}
+body{background:#fff;padding:0;font-size:9pt}.scroll{overflow:visible}.panes{display:block}
 .panes>.pane{margin-bottom:1rem}.pane{box-shadow:none;border:1px solid var(--line)}
 details::details-content{content-visibility:visible;display:block;height:auto}
 tr{break-inside:avoid}.long{break-inside:auto}
