@@ -140,9 +140,9 @@ def compared(study: Study, out: Path, cells: Mapping[str, Mapping[str, Any]]) ->
     }  # fmt: skip
     found: dict[str, dict[str, Any]] = {key: {"entries": {}, "evaluations": {}} for key in rows}
     for one, other in combinations(rows, 2):
-        for key, rival in ((one, other), (other, one)):
-            if result := _against(rows[key], rows[rival], study.metric):
-                found[key]["entries"][rival] = result
+        if result := _against(rows[one], rows[other], study.metric):
+            found[one]["entries"][other] = result
+            found[other]["entries"][one] = _turned(result)
     for pk, theirs in _evaluated(study).items():
         for key, mine in rows.items():
             if result := _against(mine, theirs, study.metric):
@@ -160,6 +160,18 @@ def may_be_promoted(cell: Mapping[str, Any]) -> bool:
 def _against(mine: list[Answered], theirs: list[Answered], metric: str) -> dict[str, Any] | None:
     a, b = same_rows(theirs, mine)
     return compare(a, b, metrics=[metric]) if a else None
+
+
+def _turned(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The same comparison from the other side; as the bootstrap draws the same rows, nothing is computed anew."""
+    turned = {}
+    for name, one in result["metrics"].items():
+        low, high, difference = (None if one[key] is None else -one[key] for key in ("high", "low", "difference"))
+        turned[name] = {**one, "a": one["b"], "b": one["a"], "difference": difference, "low": low, "high": high}
+        if "mcnemar" in one:
+            sides = {"only_a": one["mcnemar"]["only_b"], "only_b": one["mcnemar"]["only_a"]}
+            turned[name]["mcnemar"] = {**one["mcnemar"], **sides}
+    return {**result, "metrics": turned}
 
 
 def _evaluated(study: Study) -> dict[int, list[Answered]]:

@@ -118,6 +118,10 @@ def test_rivals_are_compared_row_by_row(study: Study):
     found = entry.compared["entries"]["zero_shot-s17"]
     assert found["n_rows"] == N_TEST and found["metrics"]["accuracy"]["difference"] == pytest.approx(-6 / N_TEST)
     assert "plain-s17" not in entry.compared["entries"]
+    turned = Study.objects.get().entries.get(key="zero_shot-s17").compared["entries"]["lora-s17"]["metrics"]["accuracy"]
+    here = found["metrics"]["accuracy"]
+    assert (turned["a"], turned["difference"], turned["low"]) == (here["b"], -here["difference"], -here["high"])
+    assert turned["mcnemar"]["only_a"] == here["mcnemar"]["only_b"] == 6
 
 
 def test_a_damaged_artifact_is_not_published(study: Study, tmp_path: Path):
