@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -9,11 +10,16 @@ from django.shortcuts import render
 
 from ml.errors import BusyError, ColdframeError
 
+API_PATH = "/v1/"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
 
 def request_id_of(request: HttpRequest) -> str:
-    """Names an API request; made on first use. Clients see it as `x-request-id`."""
+    """Names an API request, by the client's own `x-request-id` where it sent a good one; it is sent back as that."""
     if not hasattr(request, "cf_request_id"):
-        request.cf_request_id = f"rq_{uuid.uuid4().hex[:16]}"
+        given = request.headers.get("X-Request-ID") or request.headers.get("X-Client-Request-Id") or ""
+        is_good = _REQUEST_ID.fullmatch(given) is not None
+        request.cf_request_id = given if is_good else f"rq_{uuid.uuid4().hex[:16]}"
     return str(request.cf_request_id)
 
 

@@ -1,4 +1,4 @@
-"""Default-closed routes, the content security policy, and errors as pages, fragments or JSON."""
+"""Default-closed routes, the content security policy, and errors as pages, fragments or JSON; the API's always JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
 from ml.errors import ColdframeError
-from webapp.errors import error_response
+from webapp.errors import API_PATH, error_response, request_id_of
 from webapp.policy import Policy, principal_of
 
 CSP = (
@@ -29,6 +29,38 @@ class ContentSecurityPolicyMiddleware:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", CSP)
         return response
+
+
+class ApiShapeMiddleware:
+    """Every response under /v1/ names its request, and every refusal there has OpenAI's shape, whoever made it: an
+    unknown path, a wrong verb, a body that Django refuses."""
+
+    SAID = {
+        405: ("This address does not take {method}.", "The OpenAPI file says what it takes.", "method_not_allowed"),
+        413: ("The body is too large.", "Send less at once.", "body_too_large"),
+    }
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if not request.path.startswith(API_PATH):
+            return response
+        if response.status_code >= 400 and not response.headers.get("Content-Type", "").startswith("application/json"):
+            response = self._shaped(request, response)
+        response.headers.setdefault("X-Request-ID", request_id_of(request))
+        return response
+
+    def _shaped(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        unknown = ("The request was refused.", "", "refused")
+        message, hint, code = self.SAID.get(response.status_code, unknown)
+        message = message.format(method=request.method)
+        error = ColdframeError(message, hint=hint, code=code, status=response.status_code)
+        shaped = error_response(request, error, is_api=True)
+        if "Allow" in response.headers:
+            shaped.headers["Allow"] = response.headers["Allow"]
+        return shaped
 
 
 class DefaultClosedMiddleware:

@@ -70,9 +70,12 @@ class Responder:
         self._keep("answer_started", request, info=info)
         self._event(request, "start", **info)
 
-    def say(self, request: stream.GenerateRequest, text: str, *, rows: int = 1) -> None:
+    def say(self, request: stream.GenerateRequest, text: str, *, rows: int = 1, token: str | None = None) -> None:
+        """`token`: what the token itself says, where that differs from the text that became final with it."""
         self.texts[request.id] = self.texts.get(request.id, "") + text
-        self._event(request, "token", text=text, ids=[1], step=self.step, rows=rows)
+        told = text if token is None else token
+        logprobs = {"logprobs": _logprobs(told, request.n_logprobs)} if request.n_logprobs else {}
+        self._event(request, "token", text=text, ids=[1], step=self.step, rows=rows, **logprobs)
 
     def finish(self, request: stream.GenerateRequest, *, reason: str = "stop", n_tokens: int = 3) -> None:
         usage = {"prompt_tokens": 30, "completion_tokens": n_tokens, "total_tokens": 30 + n_tokens}
@@ -106,7 +109,8 @@ class Responder:
             client.xdel(stream.SERVICES, entry_id)
             texts = json.loads(fields["d"]).get("texts", [])
             vectors = [[float(len(text)), float(ord(text[0])), 0.5] for text in texts]
-            client.rpush(stream.reply_key(fields["id"]), json.dumps({"vectors": vectors}))
+            reply = {"vectors": vectors, "n_tokens": sum(map(len, texts)), "cut": [], "most": 256}
+            client.rpush(stream.reply_key(fields["id"]), json.dumps(reply))
 
     def serve(self, *, pause_s: float = 0.02, words: str = WORDS) -> None:
         """Until stopped: everything is answered, one word of each live row a step."""
@@ -114,7 +118,7 @@ class Responder:
         n_said: dict[str, int] = {}
         while True:
             for request in self.take():
-                text = words.format(question=request.messages[-1]["content"])
+                text = words.format(question=request.text or request.messages[-1]["content"])
                 self.start(request, SOURCES if request.collection_id else ())
                 live[request.id] = (request, [part for word in text.split(" ") for part in (word, " ")][:-1])
             self.reply_to_services()
@@ -129,6 +133,11 @@ class Responder:
                     del live[request.id]
                     self.finish(request, reason="cancelled" if stopped else "stop", n_tokens=n_said.get(request.id, 0))
             time.sleep(pause_s)
+
+
+def _logprobs(text: str, n: int) -> dict[str, Any]:
+    chosen = {"token": text, "logprob": -0.25, "bytes": list(text.encode())}
+    return {**chosen, "top_logprobs": [{**chosen, "token": f"{text}{place or ''}"} for place in range(n)]}
 
 
 def _row(request: stream.GenerateRequest, n_said: int) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.test import AsyncClient
 
-from ml.errors import BusyError, ContextTooLongError
-from tests.webapp.api_client import Answering, asked, call, echo, error_of
+from jobs import stream
+from ml.errors import ContextTooLongError, UnavailableError
+from tests.webapp.api_client import HELLO, Answering, asked, call, echo, error_of
 from tests.webapp.responder import Responder
 from tests.webapp.test_targets import adapter_of
 from webapp import live
@@ -139,21 +140,45 @@ async def test_a_stream_is_cut_when_its_token_is_worth_nothing_any_more(engine, 
     assert engine.is_cancelled(begun[0])
 
 
+def shaped(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
+def nested(n: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(n):
+        schema = {"items": schema}
+    return schema
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": []}, "tools"), ({"tool_choice": "auto"}, "tool_choice"), ({"functions": []}, "functions"),
     ({"chat_template": "{{ range(10**9) }}"}, "chat_template"), ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
-    ({"n": 2}, "n"), ({"n": 1000}, "n"), ({"logprobs": True}, "logprobs"), ({"surprise": 1}, "surprise"),
+    ({"n": 0}, "n"), ({"n": 1000}, "n"), ({"n": True}, "n"), ({"surprise": 1}, "surprise"),
+    ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"), ({"deadline_s": 0}, "deadline_s"),
+    ({"deadline_s": 1e9}, "deadline_s"), ({"logit_bias": {"1": 5}}, "logit_bias"), ({"top_k": -1}, "top_k"),
     ({"max_tokens": 10**9}, "max_tokens"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": -5}, "max_tokens"),
     ({"max_completion_tokens": 10**30}, "max_tokens"), ({"temperature": 2.1}, "temperature"),
     ({"temperature": "hot"}, "temperature"), ({"top_p": 0}, "top_p"), ({"seed": 1.5}, "seed"),
     ({"stop": ["x"] * 9}, "stop"), ({"stop": ["x" * 100_000]}, "stop"), ({"stop": [""]}, "stop"),
+    ({"stop": ["x" * 64] * 16_000}, "stop"), ({"stop": [7]}, "stop"),
     ({"messages": []}, "messages"), ({"messages": "hi"}, "messages"), ({"messages": [{"role": "user"}]}, "messages"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
     ({"messages": [{"role": "user", "content": "x" * 200_001}]}, "messages"),
-    ({"frequency_penalty": 1}, "frequency_penalty"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user", "content": "x"}] * 513}, "messages"),
+    ({"frequency_penalty": 2.5}, "frequency_penalty"), ({"presence_penalty": "much"}, "presence_penalty"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}}, "response_format"),
+    ({"response_format": shaped({"enum": ["x" * 70_000]})}, "response_format"),
+    ({"response_format": shaped(nested(400))}, "response_format"),
     ({"model": None}, "model"), ({"model": 7}, "model"),
 ]  # fmt: skip
 
@@ -164,6 +189,7 @@ async def test_what_cannot_be_done_is_a_clear_400(engine, token, fields, param):
     assert response.status_code == 400
     error = error_of(response)
     assert error["param"].startswith(param)
+    assert len(response.content) < 1000
     assert (error["code"], error["type"]) == ("invalid_request", "invalid_request_error")
 
 
@@ -174,6 +200,39 @@ async def test_a_body_that_is_no_request_is_a_400(engine, token, body):
     response = await call(token, body=body)
     assert response.status_code == 400
     assert error_of(response)["code"] == "invalid_request"
+
+
+async def test_a_body_that_is_no_utf8_is_a_400(engine, token):
+    body = b'{"model": "base", "messages": [{"role": "user", "content": "\xff\xfe"}]}'
+    headers = {"Authorization": f"Bearer {token}"}
+    url = "/v1/chat/completions"
+    response = await AsyncClient().post(url, body, content_type="application/json", headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (400, "invalid_request")
+
+
+async def test_a_body_of_more_than_four_megabytes_is_refused_in_shape(engine, token):
+    response = await call(token, body='{"model": "' + "x" * 5_000_000 + '"}')
+    assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("path", ["nothing", "chat", "chat/completions/", "models/a/b/"])
+async def test_an_unknown_address_is_a_404_in_shape(db, token, path):
+    response = await call(token, path)
+    assert response.status_code == 404
+    assert error_of(response)["request_id"] == response.headers["X-Request-ID"]
+
+
+async def test_a_wrong_verb_is_a_405_in_shape(db, token):
+    response = await call(token, "chat/completions")
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    assert (error_of(response)["code"], "GET" in error_of(response)["message"]) == ("method_not_allowed", True)
+
+
+@pytest.mark.parametrize("header", ["X-Request-ID", "X-Client-Request-Id"])
+async def test_a_clients_own_request_id_comes_back(db, token, header):
+    good = await call(token, "models", **{header: "job-7:row.12"})
+    bad = await call(token, "models", **{header: "<script>"})
+    assert good.headers["X-Request-ID"] == "job-7:row.12" and bad.headers["X-Request-ID"].startswith("rq_")
 
 
 async def test_an_unknown_model_is_404_with_the_nearest_names(engine, token, team, other_team):
@@ -194,20 +253,39 @@ async def test_another_teams_model_and_collection_are_404(engine, token, other_t
     assert (response.status_code, error_of(response)["code"]) == (404, "collection_not_found")
 
 
-async def test_a_full_queue_is_429_with_retry_after(engine, token, monkeypatch):
-    async def full(requests: Any) -> None:
-        raise BusyError("Your team has 400 unfinished requests, the most there may be.")
-
-    monkeypatch.setattr("webapp.api.chat.stream.asubmit", full)
+async def test_a_full_queue_is_429_with_retry_after(engine, token, team, monkeypatch):
+    submit = stream.asubmit
+    monkeypatch.setattr("webapp.api.answers.stream.asubmit", lambda requests: submit(requests, team_limit=2))
+    await submit([stream.GenerateRequest(team_id=team.pk, base="tiny", messages=HELLO) for _ in range(2)])
     response = await asked(token)
     assert (response.status_code, response.headers["Retry-After"]) == (429, "5")
     assert error_of(response)["code"] == "queue_full"
+
+
+async def test_an_answer_tells_what_is_left_of_the_teams_queue(engine, token):
+    with Answering(engine, echo):
+        response = await asked(token, n=3)
+    assert response.headers["X-RateLimit-Limit-Requests"] == "400"
+    assert response.headers["X-RateLimit-Remaining-Requests"] == "397"
+    assert response.headers["X-RateLimit-Reset-Requests"] == "0s"
 
 
 async def test_no_engine_is_503_with_retry_after(redis_url, token):
     response = await asked(token)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "20")
     assert error_of(response)["code"] == "engine_starting"
+
+
+async def test_a_late_answer_is_a_503_that_may_be_tried_again(engine, token):
+    """It was a 400, which clients do not repeat."""
+
+    def give_up(responder: Responder, request: Any) -> None:
+        responder.fail(request, UnavailableError("The answer was not finished in time.", code="deadline"))
+
+    with Answering(engine, give_up):
+        response = await asked(token, deadline_s=2)
+    assert (response.status_code, error_of(response)["code"]) == (503, "deadline")
+    assert error_of(response)["type"] == "server_error" and response.headers["Retry-After"]
 
 
 async def test_no_redis_is_503(token):

@@ -19,10 +19,10 @@ WHY_NOT = why_not_served("lora_delta", "encoder")
 def adapter_of(team: Team, name: str, *numbers: int, **fields: Any) -> Adapter:
     adapter, _ = Adapter.objects.get_or_create(team=team, name=name)
     for number in numbers:
+        given = {"method": "lora", "form": "lora_delta", "base_name": "tiny", "base_fingerprint": "f" * 64, **fields}
         AdapterVersion.objects.create(
-            team=team, adapter=adapter, number=number, artifact=f"{name}{number}".ljust(64, "0"), method="lora",
-            form="lora_delta", base_name="tiny", base_fingerprint="f" * 64, **fields,
-        )  # fmt: skip
+            team=team, adapter=adapter, number=number, artifact=f"{name}{number}".ljust(64, "0"), **given
+        )
     return adapter
 
 

@@ -14,7 +14,8 @@ from webapp.errors import request_id_of
 from webapp.policy import Level, policy
 
 LEVELS: dict[str, Level] = {
-    "models": "viewer", "model": "viewer", "chat_completions": "viewer", "embeddings": "viewer", "api-root": "viewer",
+    "models": "viewer", "model": "viewer", "api-root": "viewer",
+    "chat_completions": "viewer", "completions": "viewer", "embeddings": "viewer",
     "run_create": "member", "run": "viewer",
     "evaluation_create": "member", "evaluation": "viewer",
     "studies": "viewer", "study": "viewer", "study_report": "viewer", "study_extend": "member",

@@ -1,154 +1,150 @@
-"""From an engine's events to OpenAI's objects: the whole answer, or chunks as server-sent events."""
+"""A completion under way: its answers' events put together, whole or as server-sent events."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from django.http import HttpResponse
 
 from jobs import stream
 from ml.errors import ColdframeError
 from webapp.api.errors import error_body
-from webapp.citations import settle
+from webapp.api.limits import RESET_S
 from webapp.live import Guard
+from webapp.replies import Answer, Reply
 
-FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
+Event = tuple[Answer, dict[str, Any]]
+_AHEAD = 64
+"""Events read before they are wanted, where a request has several answers."""
 
 
 @dataclass(kw_only=True)
 class Asked:
-    """One completion under way."""
+    """A request to the API that has become requests to the engines: one an answer, in the reply's order."""
 
-    request: stream.GenerateRequest
-    model: str
-    """Resolved name, the version behind an alias."""
+    requests: Sequence[stream.GenerateRequest]
+    reply: Reply
     request_id: str
     guard: Guard
-    with_usage: bool = False
-    created: int = field(default_factory=lambda: int(time.time()))
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    started: dict[str, Any] = field(default_factory=dict)
-    is_over: bool = False
+    n_unfinished: int = 0
+    """Of the team, with these."""
+    _open: set[str] = field(default_factory=set)
 
-    @property
-    def id(self) -> str:
-        return f"chatcmpl-{self.request.id}"
+    async def submit(self) -> None:
+        """Queues all or none. Raises BusyError or UnavailableError."""
+        self.n_unfinished = await stream.asubmit(self.requests)
+        self._open = {request.id for request in self.requests}
 
-    def usage(self, done: dict[str, Any]) -> dict[str, Any]:
-        given = done.get("usage", {})
-        prompt, answer = int(given.get("prompt_tokens", 0)), int(given.get("completion_tokens", 0))
-        prefix = int(self.started.get("prefix_tokens") or 0)
-        return {
-            "prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer,
-            "prompt_tokens_details": {"cached_tokens": min(prefix, prompt)},
-        }  # fmt: skip
+    async def events(self) -> AsyncIterator[Event]:
+        """The answers' events. Errors are raised; a reader that leaves, or may not read any more, stops the rows."""
+        try:
+            async for place, event in _merged([request.id for request in self.requests]):
+                if not await self.guard.holds():
+                    raise ColdframeError(
+                        "The token was revoked or its owner suspended.", code="invalid_api_key", status=401
+                    )  # fmt: skip
+                if event["event"] in stream.FINAL_EVENTS:
+                    self._open.discard(self.requests[place].id)
+                if event["event"] == "error":
+                    raise stream.error_from(event["error"])
+                yield self.reply.answers[place], event
+        finally:
+            for request_id in list(self._open):
+                self._open.discard(request_id)
+                await stream.acancel(request_id)
 
-    def extras(self, done: dict[str, Any], cited: frozenset[int]) -> dict[str, Any]:
-        """What OpenAI has no field for."""
-        keys = ("n", "title", "page", "start", "end", "score", "text", "document_id", "document_version_id")
-        citations = [
-            {**{key: s.get(key) for key in keys}, "is_cited": s.get("n") in cited} for s in self.sources
-        ]  # fmt: skip
-        figures = {key: done.get(key) for key in ("first_step", "last_step", "first_token_ms", "tokens_per_s")}
-        figures |= {"labels": done["labels"]} if done.get("labels") else {}
-        found = {key: done[key] for key in ("answer", "agreement", "votes") if key in done}
-        return {"citations": citations, "engine": self.started.get("engine"), **figures, **found}
+    def stop(self) -> None:
+        """Stops what is not over; for a reader that has left."""
+        for request_id in list(self._open):
+            self._open.discard(request_id)
+            stream.cancel(request_id)
+
+    def tell(self, response: HttpResponse) -> None:
+        """The headers of an answer: its request, and what is left of the team's queue."""
+        left = max(stream.TEAM_QUEUE_LIMIT - self.n_unfinished, 0)
+        response.headers["X-Request-ID"] = self.request_id
+        response.headers["X-RateLimit-Limit-Requests"] = str(stream.TEAM_QUEUE_LIMIT)
+        response.headers["X-RateLimit-Remaining-Requests"] = str(left)
+        response.headers["X-RateLimit-Reset-Requests"] = "0s" if left else f"{RESET_S}s"
 
 
-async def events_of(asked: Asked) -> AsyncIterator[dict[str, Any]]:
-    """The answer's events. Errors are raised; a reader that leaves, or may not read any more, stops the row."""
+async def _merged(ids: Sequence[str]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+    """(place of the answer, event) until every answer has ended."""
+    if len(ids) == 1:
+        async for _, event in stream.events(ids[0], block_s=1):
+            yield 0, event
+        return
+    queue: asyncio.Queue[tuple[int, dict[str, Any] | Exception]] = asyncio.Queue(_AHEAD)
+
+    async def pump(place: int, request_id: str) -> None:
+        try:
+            async for _, event in stream.events(request_id, block_s=1):
+                await queue.put((place, event))
+        except Exception as error:
+            await queue.put((place, error))
+
+    tasks = [asyncio.create_task(pump(place, request_id)) for place, request_id in enumerate(ids)]
+    n_open = len(ids)
     try:
-        async for _, event in stream.events(asked.request.id, block_s=1):
-            if not await asked.guard.holds():
-                raise ColdframeError(
-                    "The token was revoked or its owner suspended.", code="invalid_api_key", status=401
-                )  # fmt: skip
-            asked.is_over = event["event"] in stream.FINAL_EVENTS
-            if event["event"] == "error":
-                raise stream.error_from(event["error"])
-            if event["event"] == "sources":
-                asked.sources = event.get("sources", [])
-            elif event["event"] == "start":
-                asked.started = event
-            yield event
+        while n_open:
+            place, item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            n_open -= item["event"] in stream.FINAL_EVENTS
+            yield place, item
     finally:
-        if not asked.is_over:
-            asked.is_over = True
-            await stream.acancel(asked.request.id)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def whole(asked: Asked) -> dict[str, Any]:
-    """The chat.completion object."""
-    parts: list[str] = []
-    done: dict[str, Any] = {}
-    async for event in events_of(asked):
-        parts.append(event.get("text", "") if event["event"] == "token" else "")
-        done = event if event["event"] == "done" else done
-    cited = settle("".join(parts), {int(s["n"]) for s in asked.sources})
-    message = {"role": "assistant", "content": cited.text, "refusal": None}
-    reason = FINISH.get(str(done.get("finish_reason")), "stop")
-    return {
-        "id": asked.id, "object": "chat.completion", "created": asked.created, "model": asked.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None}],
-        "usage": asked.usage(done), "coldframe": asked.extras(done, cited.numbers),
-    }  # fmt: skip
-
-
-def _chunk(asked: Asked, delta: dict[str, Any], reason: str | None = None, **extra: Any) -> str:
-    body = {
-        "id": asked.id, "object": "chat.completion.chunk", "created": asked.created, "model": asked.model,
-        "choices": [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}], **extra,
-    }  # fmt: skip
-    if asked.with_usage:
-        body.setdefault("usage", None)
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    async for answer, event in asked.events():
+        answer.take(event)
+    return asked.reply.whole()
 
 
 class Chunks:
     """The body of a streamed answer. `first` are events read before the headers were sent; an error after that is the
     stream's last object. Django calls `close` when the reader has left, whatever the generators were doing."""
 
-    def __init__(self, asked: Asked, first: list[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> None:
+    def __init__(self, asked: Asked, first: list[Event], rest: AsyncIterator[Event]) -> None:
         self._asked, self._first, self._rest = asked, first, rest
 
     def close(self) -> None:
-        if not self._asked.is_over:
-            self._asked.is_over = True
-            stream.cancel(self._asked.request.id)
+        self._asked.stop()
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        text: list[str] = []
-        yield _chunk(self._asked, {"role": "assistant", "content": ""})
-        for event in self._first:
-            for line in _lines(self._asked, event, text):
+        reply = self._asked.reply
+        for chunk in reply.opening():
+            yield _line(chunk)
+        for answer, event in self._first:
+            for line in _lines(reply, answer, event):
                 yield line
         try:
-            async for event in self._rest:
-                for line in _lines(self._asked, event, text):
+            async for answer, event in self._rest:
+                for line in _lines(reply, answer, event):
                     yield line
         except ColdframeError as error:
-            yield f"data: {json.dumps(error_body(error, self._asked.request_id))}\n\n"
+            yield _line(error_body(error, self._asked.request_id))
         else:
+            if reply.with_usage:
+                yield _line(reply.of_usage())
             yield "data: [DONE]\n\n"
 
 
-def _lines(asked: Asked, event: dict[str, Any], text: list[str]) -> list[str]:
+def _line(chunk: dict[str, Any]) -> str:
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+
+def _lines(reply: Reply, answer: Answer, event: dict[str, Any]) -> list[str]:
     if event["event"] == "waiting":
         return [": waiting\n\n"]
-    if event["event"] == "token":
-        text.append(event.get("text", ""))
-        return [_chunk(asked, {"content": event["text"]})] if event.get("text") else []
-    if event["event"] != "done":
-        return []
-    cited = settle("".join(text), {int(s["n"]) for s in asked.sources})
-    extras = asked.extras(event, cited.numbers)
-    found = [_chunk(asked, {}, FINISH.get(str(event.get("finish_reason")), "stop"), coldframe=extras)]
-    if asked.with_usage:
-        body = {
-            "id": asked.id, "object": "chat.completion.chunk", "created": asked.created, "model": asked.model,
-            "choices": [], "usage": asked.usage(event),
-        }  # fmt: skip
-        found.append(f"data: {json.dumps(body)}\n\n")
-    return found
+    piece = answer.take(event)
+    if piece is not None:
+        return [_line(reply.of_piece(answer, piece))]
+    return [_line(reply.closing(answer))] if event["event"] == "done" else []

@@ -30,8 +30,12 @@ class Sampling:
     temperature: float = 0.2
     """0 is greedy; up to 2."""
     top_p: float = 0.95
+    top_k: int = 0
+    """Only the k likeliest tokens are drawn from; 0 is off."""
     max_tokens: int = 256
     repetition_penalty: float = 1.1
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     seed: int | None = None
     """Fixes the answer; None draws anew each time."""
     stop: list[str] = field(default_factory=list)
@@ -44,8 +48,11 @@ def _bounds() -> dict[str, tuple[type, float, float]]:
     return {
         "temperature": (float, 0, 2),
         "top_p": (float, 0.01, 1),
+        "top_k": (int, 0, 1000),
         "max_tokens": (int, 1, settings.ENGINE_LENGTH),
         "repetition_penalty": (float, 0.5, 2),
+        "frequency_penalty": (float, -2, 2),
+        "presence_penalty": (float, -2, 2),
         "seed": (int, -(2**63), 2**63 - 1),
     }
 
@@ -110,12 +117,15 @@ def request_for(
     *,
     target: Target,
     team_id: int,
-    messages: Sequence[Mapping[str, str]],
     sampling: Sampling,
+    messages: Sequence[Mapping[str, str]] = (),
+    text: str = "",
     collection_id: int | None = None,
+    deadline_s: float = DEADLINE_S,
     **extra: Any,
 ) -> GenerateRequest:
-    """The engine's request. Raises SpecError. A prompt's own collection is searched when the caller names none.
+    """The engine's request, for messages or for a `text` that is continued as it stands. Raises SpecError. A prompt's
+    own collection is searched when the caller names none.
 
     Classifiers are asked greedily, and texts that vote at the prompt's own temperature. Classifiers, answers from a
     collection and those that a rule finds carry no repetition penalty: it counts the prompt's tokens too, so it would
@@ -130,8 +140,9 @@ def request_for(
         sampling = replace(sampling, temperature=frame.sample_temperature)
     if frame.picks_label or frame.rule or collection_id is not None:
         sampling = replace(sampling, repetition_penalty=1.0)
-    folded = target.fold(messages)
-    asked: dict[str, Any] = {"messages": folded, "n_examples": 2 * len(frame.examples)}
+    asked: dict[str, Any] = {"text": text}
+    if not text:
+        asked = {"messages": target.fold(messages), "n_examples": 2 * len(frame.examples)}
     if frame.nearest is not None:
         asked = {
             "messages": [dict(m) for m in messages],
@@ -140,7 +151,7 @@ def request_for(
     return GenerateRequest(
         team_id=team_id, base=target.base, artifact=target.artifact, label=target.label, collection_id=collection_id,
         query=_typed(messages) if target.version else "", rule=dict(frame.rule), n_samples=frame.n_samples,
-        deadline_s=DEADLINE_S, **asked, **sampling.as_dict(), **extra,
+        deadline_s=deadline_s, **asked, **sampling.as_dict(), **extra,
     )  # fmt: skip
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 
 from ml.errors import ColdframeError, NotFoundError
-from webapp.errors import error_response
+from webapp.errors import API_PATH, error_response
 
 
 def _is_api(request: HttpRequest) -> bool:
-    return request.path.startswith("/v1/")
+    return request.path.startswith(API_PATH)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
