@@ -2,74 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
 from jobs import stream_redis
-from jobs.embedded import free_port
-from jobs.stream import ENGINES
-from tests.webapp.responder import NAME
+from tests.webapp.api_server import running, wait_for
 
-ROOT = Path(__file__).parents[2]
 WORDS = "Both owners hold it, {question} they said."
 SAID = "Both owners hold it, Whose tree? they said."
 
 
-def _wait(is_there: object, *processes: subprocess.Popen[bytes], what: str) -> None:
-    deadline = time.monotonic() + 90
-    while not is_there():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"{what} did not come up"
-        assert all(p.poll() is None for p in processes), f"{what}: a process has ended"
-        time.sleep(0.05)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/v1/openapi.json", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def server(redis_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """(address, token) of a uvicorn with a database of its own."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environ = {
-        **os.environ, "COLDFRAME_VAR": str(tmp_path_factory.mktemp("var")), "REDIS_URL": redis_address,
-        "DJANGO_SETTINGS_MODULE": "webapp.settings", "DATABASE_URL": "",
-    }  # fmt: skip
-    setup = (
-        "from django.contrib.auth.models import User; from webapp.models import Membership, Team; "
-        "m = Membership.objects.create(team=Team.objects.create(slug='t', name='T'), role='admin', "
-        "user=User.objects.create_user('u', password='a-long-password-1'))"
-    )
-    for command in (["migrate", "-v0"], ["shell", "-v0", "-c", setup]):
-        subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=environ, check=True)
-    command = [sys.executable, "manage.py", "create_token", "--team", "t", "--name", "probe"]
-    made = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
-    serve = [sys.executable, "-m", "uvicorn", "webapp.asgi:application", "--port", str(port), "--log-level", "warning"]
-    play = [sys.executable, "-m", "tests.webapp.responder", redis_address, "--pause", "0.01", "--words", WORDS]
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environ) for command in (serve, play)]
-    stream_redis.configure(redis_address)
-    try:
-        _wait(lambda: _answers(url), *processes, what="the web server")
-        _wait(lambda: stream_redis.client().zscore(ENGINES, NAME), *processes, what="the scripted engine")
-        yield url, made.stdout.strip()
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(timeout=20)
-        stream_redis.configure("")
+    """(address, token)"""
+    play = ("tests.webapp.responder", redis_address, "--pause", "0.01", "--words", WORDS)
+    with running(redis_address, tmp_path_factory.mktemp("var"), *play) as found:
+        yield found
 
 
 @pytest.fixture
@@ -126,7 +76,7 @@ def test_closing_a_stream_early_stops_the_row(client):
     parts = client.chat.completions.create(**ASK, stream=True)
     request_id = next(iter(parts)).id.removeprefix("chatcmpl-")
     parts.close()
-    _wait(lambda: _is_cancelled(request_id), what="the cancellation")
+    wait_for(lambda: _is_cancelled(request_id), what="the cancellation")
 
 
 def test_hanging_up_on_a_whole_answer_stops_the_row(client):
@@ -135,4 +85,4 @@ def test_hanging_up_on_a_whole_answer_stops_the_row(client):
         client.with_options(timeout=0.2).chat.completions.create(
             **ASK | {"messages": [{"role": "user", "content": "word " * 2000}]}
         )
-    _wait(lambda: set(stream_redis.client().scan_iter("cf:cancel:*")) - before, what="the cancellation")
+    wait_for(lambda: set(stream_redis.client().scan_iter("cf:cancel:*")) - before, what="the cancellation")
