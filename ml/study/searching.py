@@ -17,7 +17,7 @@ from functools import cmp_to_key
 from pathlib import Path
 from typing import Any
 
-from ml.errors import DivergedError
+from ml.errors import ColdframeError
 from ml.evaluate.metrics import better
 from ml.files import write_json
 from ml.study.halving import n_kept, rungs
@@ -41,6 +41,18 @@ class Try:
         found = {"learning_rate": self.lane.spec.learning_rate, "rungs": self.rungs, "state": self.state}
         return {**found, "seconds": round(self.lane.seconds, 2), **({"error": self.error} if self.error else {})}
 
+    @property
+    def step(self) -> int:
+        """Of the last rung that it reached."""
+        return int(self.rungs[-1]["step"]) if self.rungs else 0
+
+    @property
+    def found(self) -> dict[str, float]:
+        """What it was worth there, as training compares it."""
+        last = self.rungs[-1] if self.rungs else {}
+        named = {"accuracy": last.get("value"), "loss": last.get("loss")}
+        return {name: value for name, value in named.items() if value is not None}
+
 
 class Search:
     """The tries of one technique; what is decided about them lies in `memory`."""
@@ -61,19 +73,22 @@ class Search:
 
         Raises Interrupted when told to stop, and the failure itself when every try failed.
         """
-        for rung in rungs(len(self.tries), steps):
-            if all(one.rungs and one.rungs[-1]["step"] >= rung for one in self.left):
+        planned = rungs(len(self.tries), steps)
+        for rung in planned:
+            if all(one.step >= rung for one in self.left):
                 continue  # decided before an interruption
             self._climb(rung, advance)
-            self._halve()
+            self._halve(to_one=rung == planned[-1])
             self._keep()
         if not self.left:
-            raise DivergedError("Every learning rate that was tried failed.", hint="The tries say why.")
+            raise self._last_failure()
         return self.left[0]
 
     def _climb(self, rung: int, advance: Advance) -> None:
         failure: Exception | None = None
         for number, one in enumerate(left := self.left, start=1):
+            if one.step >= rung:
+                continue  # it stood there when the search was interrupted
             text = f"trying learning rate {one.lane.spec.learning_rate:.3g}, {number} of {len(left)}"
             try:
                 advance(one.lane, rung, text)
@@ -90,14 +105,24 @@ class Search:
             self._keep()
             raise failure
 
-    def _halve(self) -> None:
+    def _halve(self, *, to_one: bool) -> None:
+        """The worse ones are dropped; after the last rung of a short training all but the best."""
+
         def order(a: Try, b: Try) -> int:
-            return -1 if better(a.lane.last, b.lane.last) else int(better(b.lane.last, a.lane.last))
+            return -1 if better(a.found, b.found) else int(better(b.found, a.found))
 
         ranked = sorted(self.left, key=cmp_to_key(order))
-        for one in ranked[n_kept(len(ranked)) :] if len(ranked) > 1 else ():
+        for one in ranked[1 if to_one else n_kept(len(ranked)) :]:
             one.state = "dropped"
             self._forget(one.lane)
+
+    def _last_failure(self) -> ColdframeError:
+        """Of a search that had failed before it was interrupted."""
+        error = dict(max(reversed(self.tries), key=lambda one: one.step).error or {})
+        is_permanent = error.pop("permanent", True)
+        failure = ColdframeError(**{"message": "Every learning rate that was tried failed.", **error})
+        failure.permanent = is_permanent
+        return failure
 
     def _keep(self) -> None:
         self._memory.parent.mkdir(parents=True, exist_ok=True)
