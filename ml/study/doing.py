@@ -149,9 +149,10 @@ class Doing:
     def _engine(self) -> Measuring:
         if self._measuring is None:
             backbone = self.base.plain(self.any_spec())
+            wanted = self.spec.max_length + self.spec.max_tokens
             positions = int(getattr(backbone.model.config, "max_position_embeddings", 0) or LONGEST_SLOT)
             self._measuring = Measuring(
-                backbone, self.dataset, self.mapping, length=min(LONGEST_SLOT, positions),
+                backbone, self.dataset, self.mapping, length=min(max(LONGEST_SLOT, wanted), positions),
                 max_tokens=self.spec.max_tokens,
             )  # fmt: skip
         return self._measuring

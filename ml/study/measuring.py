@@ -18,6 +18,7 @@ from ml.artifact import artifact_id
 from ml.backbone import Backbone
 from ml.data.chat import completion_ids, prompt_ids
 from ml.data.rows import Dataset, Row
+from ml.engine.cache import heads_of
 from ml.engine.engine import Engine
 from ml.engine.types import Done, Event, Failed, Request, Sampling, Started
 from ml.errors import ColdframeError
@@ -27,9 +28,10 @@ from ml.specs.voting import extract, vote
 from ml.study.asking import Asked
 
 N_SLOTS, PREFILL_TOKENS = 16, 512
+MOST_POSITIONS = N_SLOTS * 2048
+"""Of all slots together: longer ones are fewer."""
 TEAM = 1
 MOST_TEXT = 20_000
-OWN_BYTES = 8 << 30
 Check = Callable[[], None]
 """Called between steps; may raise."""
 Progress = Callable[[int, int], None]
@@ -62,9 +64,13 @@ class Measuring:
         self.backbone, self.dataset, self.mapping, self.max_tokens = backbone, dataset, mapping, max_tokens
         self._folders: dict[str, Path] = {}
         self._label_ids = tuple(tuple(completion_ids(backbone.tokenizer, label)) for label in dataset.labels)
+        n_slots = max(1, min(N_SLOTS, MOST_POSITIONS // length))
+        n_layers, n_heads, width = heads_of(backbone.model.config)
+        slots = 2 * n_layers * n_heads * width * length * n_slots * backbone.model.dtype.itemsize
+        model = sum(tensor.nbytes for tensor in backbone.model.parameters())
         self.engine = Engine(
-            backbone, artifact_folder=lambda artifact: self._folders[artifact], n_slots=N_SLOTS, length=length,
-            prefill_tokens=PREFILL_TOKENS, queue_limit=1_000_000, own_bytes=OWN_BYTES,
+            backbone, artifact_folder=lambda artifact: self._folders[artifact], n_slots=n_slots, length=length,
+            prefill_tokens=PREFILL_TOKENS, queue_limit=1_000_000, own_bytes=2 * model + slots,
         )  # fmt: skip
 
     def answers(
@@ -108,10 +114,8 @@ class Measuring:
             try:
                 for request in item.requests:
                     self.engine.submit(request)
-            except ColdframeError as error:
+            except ColdframeError as error:  # as long as the others of its row: none of them was taken
                 item.error = error
-                for request in item.requests:
-                    self.engine.cancel(request.id)
 
     def _follow(self, items: Sequence[_Asking], check: Check, progress: Callable[[int], None]) -> None:
         owner = {request.id: item for item in items for request in item.requests}
@@ -129,6 +133,7 @@ class Measuring:
         except BaseException:
             for request_id in owner:
                 self.engine.cancel(request_id)
+            self.engine.step()  # takes the cancels also where all is over, so that they meet no later request
             while not self.engine.is_idle:
                 self.engine.step()
             raise
