@@ -9,10 +9,12 @@ earlier `out`, for a study that got further techniques, seeds or budget.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,11 +82,24 @@ def _run(args: argparse.Namespace, asked_to_stop: list[int]) -> int:
     with budget.spends("load"):
         args.emit("phase", text=f"loading {spec.base}")
         base.load(study.doing.any_spec())
-    board = study.run()
+    with long_lived():
+        board = study.run()
     best = next(iter(board["entries"]), None)
     metrics = {spec.metric: best["value"]} if best else {}
     args.emit("finished", out=str(args.workdir / "out"), metrics=metrics, seconds=budget.spent_s)
     return 0
+
+
+@contextmanager
+def long_lived() -> Iterator[None]:
+    """What is loaded by now stays: the search for garbage between two trainings, else a third of a second, passes it
+    over."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Embedder:

@@ -95,8 +95,13 @@ class Asking:
         rows = self.dataset.splits["test"]
         return self.dataset.task != "classification" and all(has_number(row.completion) for row in rows)
 
+    def _wants_numbers(self) -> bool:
+        """The same of the training rows: how the model is asked is not decided by test rows."""
+        rows = self.dataset.splits["train"][:MOST_POOLED]
+        return self.dataset.task != "classification" and all(has_number(row.completion) for row in rows)
+
     def _told(self) -> str:
-        kind = "numbers" if self.has_numbers() else self.dataset.kind or self.dataset.task
+        kind = "numbers" if self._wants_numbers() else self.dataset.kind or self.dataset.task
         return self.spec.instruction or _TOLD.get(kind, _TOLD[""])
 
     def _asked(
@@ -134,7 +139,7 @@ class Asking:
         rule: dict[str, Any] = {"kind": "after", "marker": MARKER}
         if labels:
             rule = {"kind": "label", "labels": list(labels)}
-        elif self.has_numbers():
+        elif self._wants_numbers():
             rule = {"kind": "number"}
         told = self.spec.instruction or ("Say which of these labels fits the text: {labels}." if labels else "")
         return self._asked(told, f"{_SLOT}\n\n{_STEPS}", technique="chain_of_thought", rule=rule, n_samples=n_samples)

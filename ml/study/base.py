@@ -44,12 +44,21 @@ class Base:
         if self.family == "encoder":
             return self._loaded(spec, ("encoder", spec.seed))
         if "double_quantization" in spec.options:
-            found = self._loaded(spec, ("nf4", spec.options["double_quantization"]))
+            found = self._loaded(spec, _quantized(spec))
             return replace(found, model=sharing(found.model))
         base = self._shared(spec)
         labels = tuple(self.dataset.labels) if method.storage == "head" else ()
         model = with_own_parameters(base.model) if method.storage == "weights" else sharing(base.model)
         return replace(base, model=model, labels=labels)
+
+    def held_bytes(self, spec: TrainSpec) -> int:
+        """What a training builds on and is loaded by now."""
+        if self.family == "encoder":
+            return 0
+        found = self._plain
+        if "double_quantization" in spec.options:
+            found = self._other[1] if self._other and self._other[0] == _quantized(spec) else None
+        return sum(tensor.nbytes for tensor in found.model.parameters()) if found else 0
 
     def _shared(self, spec: TrainSpec) -> Backbone:
         if self._plain is None:
@@ -62,6 +71,10 @@ class Base:
             self._other = None
             self._other = (key, load_backbone_for(spec, self.folder, self.dataset, device=self.device))
         return self._other[1]
+
+
+def _quantized(spec: TrainSpec) -> tuple[Any, ...]:
+    return "nf4", spec.options["double_quantization"]
 
 
 def with_own_parameters(model: Any) -> Any:

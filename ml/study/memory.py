@@ -1,8 +1,9 @@
 """The most memory that a stretch of work takes, in a process that did other work before.
 
-On CUDA the allocator's own peak. On a CPU what the process holds is sampled; freed memory is given back to the system
-first, and only the growth counts, with what the model's tensors and the libraries take put on top (as `ml.plan` counts
-them). Limits: an allocation shorter than the sampling pause is missed, and other threads' memory counts in.
+Only the growth counts, with what the model's tensors take put on top: what else the process holds (an engine, another
+model) is not the work's. On CUDA the allocator says it. On a CPU what the process holds is sampled, freed memory is
+given back to the system first, and the libraries are put on top too (as `ml.plan` counts them). Limits: an allocation
+shorter than the sampling pause is missed, and other threads' memory counts in.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ PAUSE_S = 0.05
 
 
 class Peak:
-    """`with Peak(device) as peak: …`, then `peak.n_bytes`. `held` is what the model and its like hold all the time."""
+    """`with Peak(device, held=…) as peak: …`, then `peak.n_bytes`."""
 
-    held = 0
-
-    def __init__(self, device: str) -> None:
-        self._device, self.n_bytes = device, 0
+    def __init__(self, device: str, *, held: int) -> None:
+        """`held`: bytes that the work needs and that are there before it begins."""
+        self._device, self.held, self.n_bytes = device, held, 0
         self._stop = threading.Event()
         self._process = psutil.Process()
 
@@ -36,6 +36,7 @@ class Peak:
         if self._device.startswith("cuda"):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
             return self
         give_back()
         self._before = self._most = self._process.memory_info().rss
@@ -47,7 +48,7 @@ class Peak:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self._device.startswith("cuda"):
-            self.n_bytes = int(torch.cuda.max_memory_allocated(self._device))
+            self.n_bytes = int(torch.cuda.max_memory_allocated(self._device)) - self._before + self.held
             return
         self._stop.set()
         self._thread.join()

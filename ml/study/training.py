@@ -8,9 +8,11 @@ activations below the trained layers) is shared by all trainings of a technique 
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ml.cli_train import Lesson, lesson_for, prepare
 from ml.data.rows import Dataset
 from ml.errors import ColdframeError
 from ml.events import Emitter
+from ml.files import write_json
 from ml.limits import memory_advice
 from ml.specs import METHODS, TrainSpec, train_spec
 from ml.specs.study import StudySpec
@@ -64,11 +67,22 @@ class Lane:
     folder: Path
     looks: list[Look] = field(default_factory=list)
     seconds: float = 0.0
-    """Spent on it by this process, the looks included."""
+    """Spent on it, the looks included; without what a kill took away."""
     peak_bytes: int = 0
     n_trainable: int = 0
     manifest: Manifest | None = None
     kept_step: int = 0
+
+    def remember(self, seconds: float, peak_bytes: int) -> None:
+        """What one more stretch took, also for whoever goes on with it in another process."""
+        self.seconds, self.peak_bytes = self.seconds + seconds, max(self.peak_bytes, peak_bytes)
+        write_json(self.folder / "took.json", {"seconds": self.seconds, "peak_bytes": self.peak_bytes})
+
+    def recall(self) -> None:
+        with suppress(OSError, ValueError):
+            known = json.loads((self.folder / "took.json").read_text(encoding="utf-8"))
+            self.seconds = max(self.seconds, float(known["seconds"]))
+            self.peak_bytes = max(self.peak_bytes, int(known["peak_bytes"]))
 
     @property
     def last(self) -> dict[str, float]:
@@ -111,14 +125,15 @@ class Trainings:
         """
         began = time.monotonic()
         lane.folder.mkdir(parents=True, exist_ok=True)
+        lane.recall()
         self._link_cache(lane, cache)
+        peak = Peak(self.base.device, held=self.base.held_bytes(lane.spec))
         try:
-            with Peak(self.base.device) as peak:
+            with peak:
                 self._run(lane, dataset, to, cache, tell)
         finally:
-            lane.seconds += time.monotonic() - began
+            lane.remember(time.monotonic() - began, peak.n_bytes)
             gc.collect()
-        lane.peak_bytes = max(lane.peak_bytes, peak.n_bytes)
 
     def _run(self, lane: Lane, dataset: Dataset, to: int, cache: str, tell: Tell) -> None:
         backbone = self.base.for_training(lane.spec)
@@ -137,11 +152,12 @@ class Trainings:
         lane.looks = [Look(step=look["step"], metrics=look["metrics"]) for look in trainer.looks.taken]
         lane.kept_step = trainer.kept_step
         lane.manifest = manifest
-        if manifest is None and trainer.progress.step < to:
+        is_there = trainer.progress.evaluated_step >= to if to < lane.spec.steps else manifest is not None
+        if not is_there:  # a stop may also come between the step and the look at it
             raise Interrupted
 
     def _link_cache(self, lane: Lane, cache: str) -> None:
-        shared = self.work / "cache" / cache
+        shared = (self.work / "cache" / cache).absolute()
         shared.mkdir(parents=True, exist_ok=True)
         link = lane.folder / "cache"
         if not link.is_symlink():

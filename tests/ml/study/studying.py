@@ -11,7 +11,10 @@ from typing import Any
 from ml.__main__ import main
 from ml.artifact import artifact_id
 from ml.data.rows import Dataset, Row
+from ml.specs import TrainSpec
 from ml.specs.study import TECHNIQUES, StudySpec, study_spec, why_not_studied
+from ml.study.base import Base
+from ml.study.training import Lane, Trainings, spec_for
 from tests.ml.conftest import COLOURS, save_dataset
 from tests.ml.running import Recorder, in_a_fork
 
@@ -51,6 +54,21 @@ def small_folder(folder: Path, task: str) -> Path:
     splits = {"train": rows[:20], "validation": rows[20:30], "test": rows[30:]}
     labels = sorted(COLOURS) if task == "classification" else None
     return save_dataset(folder / SHA[task], splits, task=task, labels=labels)
+
+
+def lane_spec(technique: str, **changes: Any) -> TrainSpec:
+    return spec_for(small_spec(steps=2), technique, seed=17, **{"eval_every": 100, **changes})
+
+
+def advance(
+    base: Base, technique: str, rows: Dataset, work: Path, to: int = 0, *,
+    should_stop: Callable[[], bool] = lambda: False, **changes: Any,
+) -> Lane:  # fmt: skip
+    """A training in `work`, gone on with to step `to` or to the end, as a new process does it."""
+    lane = Lane(spec=lane_spec(technique, **changes), folder=work / technique)
+    trainings = Trainings(base, work, should_stop=should_stop)
+    trainings.advance(lane, rows, to=to or lane.spec.steps, cache=technique, tell=lambda *_: None)
+    return lane
 
 
 def dataset_of(
