@@ -111,7 +111,7 @@ class Batch:
         for row in complete:
             for copy in self.scheduler.table.start_decoding(row):
                 other = self.scheduler.live[copy.source]
-                self.runner.move(copy, max(row.position, other.position))
+                self.runner.move(copy, max(row.n_columns, other.n_columns))
         return [(row, choice) for row, choice in results if row in complete]
 
     def _score(self, rows: Sequence[Row]) -> None:
@@ -205,7 +205,7 @@ class Batch:
             self.runner.clear(row.slot, row.position + max(self.scheduler.prefill_tokens, row.n_scratch))
         slot = row.slot
         for copy in self.scheduler.drop(row):
-            self.runner.move(copy, self.scheduler.live[copy.target].position)
+            self.runner.move(copy, self.scheduler.live[copy.target].n_columns)
         row.state = "over"
         if slot >= 0:
             self.runner.sites.set(len(self.scheduler.live), None)

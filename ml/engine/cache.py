@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ml.engine.choices import Tree
 from ml.engine.slots import Copy
 from ml.errors import ModelError
 
@@ -105,27 +106,27 @@ class SlotCache:
         mask = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
         return at.to(self.device), mask[:, None].to(self.device)
 
-    def begin_trees(
-        self, first: int, positions: Sequence[int], parents: Sequence[Sequence[int]]
-    ) -> tuple[Tensor, Tensor]:
-        """As `begin`, for tokens that stand beside one another: each sees the columns before `positions[r]`, its
-        parents and itself. `parents[r]` names each token's parent among the row's own, -1 the first one's."""
-        n_rows, longest = len(positions), max(len(row) for row in parents)
-        seen = torch.zeros(n_rows, longest, longest, dtype=torch.bool)
-        depths = torch.zeros(n_rows, longest, dtype=torch.long)
-        for r, row in enumerate(parents):
-            for node, parent in enumerate(row):
-                if parent >= 0:
-                    seen[r, node], depths[r, node] = seen[r, parent], depths[r, parent] + 1
-                seen[r, node, node] = True
-        _, mask = self.begin(first, positions, [len(row) for row in parents])
-        starts = torch.tensor(positions, dtype=torch.long)[:, None]
-        column = torch.arange(self._width)[None, None]  # [1, 1, W]
-        offset = (column - starts[:, :, None]).expand(-1, longest, -1)  # [R, Q, W]
-        beside = seen.gather(2, offset.clamp(0, longest - 1)) & (offset >= 0) & (offset < longest)
-        allowed = (offset < 0) | beside | (column == 0)
+    def begin_trees(self, first: int, positions: Sequence[int], trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
+        """As `begin`, for tokens that stand beside one another behind column `positions[r]`: each sees the columns
+        before that, and of those behind it what its tree says."""
+        starts = [position + tree.first for position, tree in zip(positions, trees, strict=True)]
+        longest = max(len(tree.ids) for tree in trees)
+        _, mask = self.begin(first, starts, [len(tree.ids) for tree in trees])
+        at = torch.tensor(positions, dtype=torch.long)[:, None].repeat(1, longest)  # [R, Q]
+        seen: list[int] = []
+        for r, (position, tree) in enumerate(zip(positions, trees, strict=True)):
+            at[r, : len(tree.ids)] += torch.tensor([len(columns) - 1 for columns in tree.sees])
+            seen += [
+                (r * longest + q) * self._width + position + column
+                for q, columns in enumerate(tree.sees) for column in columns
+            ]  # fmt: skip
+        column = torch.arange(self._width)
+        before = column < torch.tensor(positions, dtype=torch.long)[:, None, None]  # [R, 1, W]
+        # Column 0 for the padding, which would have nothing to see.
+        allowed = (before | (column == 0)).repeat(1, longest, 1)  # [R, Q, W]
+        allowed.view(-1)[torch.tensor(seen, dtype=torch.long)] = True
         scores = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
-        return (starts + depths).to(self.device), scores[:, None].to(mask.device)
+        return at.to(self.device), scores[:, None].to(mask.device)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by the model's attention with keys and values [R, H, Q, D]."""

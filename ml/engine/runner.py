@@ -20,6 +20,9 @@ from ml.engine.sites import SiteBank
 from ml.engine.slots import Copy
 from ml.errors import ModelError
 
+HEAD_ROWS = 128
+"""Tokens whose logits are in memory at once while texts are scored."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pass:
@@ -73,10 +76,10 @@ class Runner:
     @torch.inference_mode()
     def score(self, first: int, trees: Sequence[Tree], positions: Sequence[int]) -> list[list[float]]:
         """Log probability of each edge of trees[r], read behind column positions[r] of slot first + r. What is read
-        is scratch: the row's own columns end where they ended."""
+        stays behind the row's own columns, which end where they ended."""
         longest = max(len(tree.ids) for tree in trees)
         padded = torch.tensor([[*tree.ids, *[0] * (longest - len(tree.ids))] for tree in trees], dtype=torch.long)
-        position_ids, mask = self.cache.begin_trees(first, positions, [tree.parents for tree in trees])
+        position_ids, mask = self.cache.begin_trees(first, positions, trees)
         self.sites.use(first, len(trees))
         hidden = self.model.base_model(
             input_ids=padded.to(self.model.device),
@@ -85,12 +88,22 @@ class Runner:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state  # [R, N, D]
-        found = []
-        for tree, row in zip(trees, hidden, strict=True):
-            logits = self._head(row[: len(tree.ids)]).float()  # [N, V]
-            node, token = torch.tensor(tree.edges, device=logits.device).T
-            found.append((logits[node, token] - logits.logsumexp(-1)[node]).tolist())
-        return found
+        return self._logprobs(torch.cat([row[: len(t.ids)] for t, row in zip(trees, hidden, strict=True)]), trees)
+
+    def _logprobs(self, hidden: Tensor, trees: Sequence[Tree]) -> list[list[float]]:
+        """Of the trees' edges, from the final states of all their tokens [N, D]; a slice of [N, V] at a time."""
+        edges, n_before = [], 0
+        for tree in trees:
+            edges += [(n_before + node, token) for node, token in tree.edges]
+            n_before += len(tree.ids)
+        node, token = torch.tensor(edges, device=hidden.device).T
+        found = torch.empty(len(edges), device=hidden.device)
+        for first in range(0, len(hidden), HEAD_ROWS):
+            logprobs = self._head(hidden[first : first + HEAD_ROWS]).float().log_softmax(-1)
+            here = (node >= first) & (node < first + HEAD_ROWS)
+            found[here] = logprobs[node[here] - first, token[here]]
+        parts = found.split([len(tree.edges) for tree in trees])
+        return [part.tolist() for part in parts]
 
     def write_prefix(self, slot: int, prefix: Tensor) -> None:
         self.cache.write_prefix(slot, prefix)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ml.engine.choices import MOST_NODES
 from ml.engine.fair import FairQueue
 from ml.engine.slots import Copy, SlotTable
 from ml.engine.types import Row
@@ -38,6 +39,9 @@ class Scheduler:
 
     def check_fits(self, row: Row) -> None:
         """Raises ContextTooLongError saying how many tokens were given and how many fit."""
+        if row.capacity > self.length and row.scoring is not None:
+            row.scoring.most_columns = MOST_NODES
+            row.n_scratch = row.scoring.n_columns
         if row.capacity <= self.length:
             return
         prompt, longest = len(row.request.prompt_ids), row.request.sampling.max_tokens
@@ -113,15 +117,22 @@ class Scheduler:
         return chunks
 
     def scoring_batch(self, most_nodes: int) -> list[Row]:
-        """Neighbouring rows whose prompt is read and whose choices are not all scored."""
+        """Neighbouring rows whose prompt is read and whose choices are not all scored: padded together they stay under
+        the budget, half of it at least real tokens."""
         rows: list[Row] = []
+        real = longest = 0
         for row in self.table.prefilling:
-            if row.scoring and not row.n_readable:
-                rows.append(row)
-                if sum(other.n_scratch for other in rows) >= most_nodes:
+            tree = row.scoring.next_tree() if row.scoring and not row.n_readable else None
+            if tree is None:
+                if rows:
                     break
-            elif rows:
+                continue
+            n = len(tree.ids)
+            padded = max(longest, n) * (len(rows) + 1)
+            if rows and (padded > most_nodes or 2 * (real + n) < padded):
                 break
+            rows.append(row)
+            real, longest = real + n, max(longest, n)
         return rows
 
     @property

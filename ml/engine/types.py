@@ -182,6 +182,11 @@ class Row:
         return len(self.unread) - len(self.request.emitted) - 1 if self.scoring else len(self.unread)
 
     @property
+    def n_columns(self) -> int:
+        """Columns of its slot that hold something: those read, and what scoring has filled behind them."""
+        return self.position + (self.scoring.n_kept if self.scoring else 0)
+
+    @property
     def capacity(self) -> int:
         """Positions that it may need: prefix, prompt and the longest answer, or what is scored in its place. A
         classifier head needs no more than the prompt."""
