@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
-from webapp.api import chat, embeddings, evaluations, models, runs, studies
+from webapp.api import chat, datasets, embeddings, evaluations, models, runs, studies, uploads
 from webapp.api.errors import add_handlers
 from webapp.errors import request_id_of
 from webapp.policy import Level, policy
@@ -18,6 +18,10 @@ LEVELS: dict[str, Level] = {
     "chat_completions": "viewer", "completions": "viewer", "embeddings": "viewer",
     "run_create": "member", "run": "viewer",
     "evaluation_create": "member", "evaluation": "viewer",
+    "dataset_uploads": "member", "dataset_upload": "member", "dataset_upload_hub": "member",
+    "dataset_upload_mapping": "member", "dataset_version_create": "member",
+    "datasets": "viewer", "dataset": "viewer", "dataset_version": "viewer", "dataset_rows": "viewer",
+    "dataset_export": "viewer", "dataset_diff": "viewer",
     "studies": "viewer", "study": "viewer", "study_report": "viewer", "study_extend": "member",
     "study_stop": "member", "study_continue": "member", "study_promote": "member",
 }  # fmt: skip
@@ -43,7 +47,7 @@ api = Api(
     },
 )  # fmt: skip
 add_handlers(api)
-for part in (models, chat, embeddings, runs, evaluations, studies):
+for part in (models, chat, embeddings, uploads, datasets, runs, evaluations, studies):
     api.add_router("", part.router)
 
 urlpatterns = api.urls[0]

@@ -14,7 +14,7 @@ from webapp.services.runs import training_submit
 router = Router(tags=["runs"])
 
 
-def _as_json(run: Run) -> dict[str, Any]:
+def as_json(run: Run) -> dict[str, Any]:
     version = getattr(run, "adapter_version", None)
     return {
         "id": run.pk, "object": "run", "kind": run.kind, "state": run.state, "title": run.title, "spec": run.spec,
@@ -46,7 +46,7 @@ def run_create(request: HttpRequest, body: Body[dict[str, Any]]) -> Any:
     run = training_submit(
         team=request.team, user=request.user, adapter=adapter, dataset_version_id=version.pk, given=given,  # type: ignore[attr-defined]
     )  # fmt: skip
-    return 201, _as_json(run)
+    return 201, as_json(run)
 
 
 @router.get("/runs/{int:run_id}", response=dict, url_name="run", summary="One run with its progress")
@@ -54,4 +54,4 @@ def run_get(request: HttpRequest, run_id: int) -> dict[str, Any]:
     run = Run.objects.for_team(request.team).filter(pk=run_id).first()  # type: ignore[attr-defined]
     if run is None:
         raise NotFoundError(f"No run {run_id} in this team.")
-    return _as_json(run)
+    return as_json(run)

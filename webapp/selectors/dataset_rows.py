@@ -23,16 +23,21 @@ SPLITS = ("train", "validation", "test")
 PAGE_SIZE = 25
 MAX_SHOWN = 1200
 BATCH = 500
+MAX_SLICE = 4_000_000
+"""Characters after which a slice takes no further row."""
 
 
-def rows_of(version: DatasetVersion, split: str = "") -> Iterator[dict[str, Any]]:
-    """Every row with its split's name."""
+def rows_of(version: DatasetVersion, split: str = "", *, first: int = 0) -> Iterator[dict[str, Any]]:
+    """Every row from the `first` on, with its split's name."""
     folder = storage.path_of(version.storage_key)
     for name in SPLITS:
         if split and name != split:
             continue
-        with (folder / f"{name}.jsonl").open(encoding="utf-8") as file:
+        with (folder / f"{name}.jsonl").open("rb") as file:
             for line in file:
+                if first:
+                    first -= 1
+                    continue
                 yield {**json.loads(line), "split": name}
 
 
@@ -53,14 +58,35 @@ def common_beginning(texts: list[str]) -> int:
     return n if n >= 24 else 0
 
 
+def _found(version: DatasetVersion, split: str, query: str, first: int) -> Iterator[dict[str, Any]]:
+    """Rows from the `first` on of those that hold the query; without one, lines before it are passed unread."""
+    wanted, split = query.strip().casefold()[:200], split if split in SPLITS else ""
+    if not wanted:
+        return rows_of(version, split, first=first)
+    return islice((row for row in rows_of(version, split) if _matches(row, wanted)), first, None)
+
+
+def rows_slice(
+    version: DatasetVersion, *, split: str, query: str, first: int, most: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """At most `most` whole rows, fewer where they are long, and whether they are the last. Rows from chat say where
+    they came from."""
+    rows: list[dict[str, Any]] = []
+    n_left, is_last = MAX_SLICE, True
+    for row in _found(version, split, query, first):
+        if len(rows) == most or (rows and n_left <= 0):
+            is_last = False
+            break
+        rows.append(row)
+        n_left -= len(row["completion"]) + sum(len(message["content"]) for message in row["messages"])
+    origins = origins_of(version, [row["row"] for row in rows])
+    return [{**row, "origin": origins[row["row"]]} if row["row"] in origins else row for row in rows], is_last
+
+
 def rows_page(version: DatasetVersion, *, split: str = "", query: str = "", page: int = 1) -> dict[str, Any]:
     """One page of rows, narrowed by split and text (`label:x` for a label)."""
-    rows: Iterator[dict[str, Any]] = rows_of(version, split if split in SPLITS else "")
-    wanted = query.strip().casefold()[:200]
-    if wanted:
-        rows = (row for row in rows if _matches(row, wanted))
     first = (max(1, page) - 1) * PAGE_SIZE
-    found = list(islice(rows, first, first + PAGE_SIZE + 1))
+    found = list(islice(_found(version, split, query, first), PAGE_SIZE + 1))
     origins = origins_of(version, [row["row"] for row in found])
     n_shared = common_beginning([row["messages"][-1]["content"] for row in found[:PAGE_SIZE]])
     lead = "… " if n_shared else ""
