@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
-from jobs import evaluation, exchange, study
+from jobs import batch, evaluation, exchange, study
 from jobs.child import thread_count
 from ml.errors import ModelError
 from webapp.models import Run
@@ -41,6 +41,8 @@ def _child_spec(run: Run) -> dict[str, Any]:
 
 def extra_env(run: Run) -> dict[str, str]:
     """What the child of this run needs beside the common environment."""
+    if run.kind == Run.Kind.BATCH:
+        return batch.extra_env()
     return evaluation.extra_env() if run.kind == Run.Kind.EVALUATE else exchange.extra_env(run)
 
 
@@ -63,6 +65,8 @@ def prepare(run: Run) -> list[str]:
         return exchange.command(run, folder)
     if run.kind == Run.Kind.EVALUATE:
         return evaluation.command(run, folder)
+    if run.kind == Run.Kind.BATCH:
+        return batch.command(run, folder)
     if run.kind == Run.Kind.STUDY:
         _check_model(str(run.spec.get("base", "")))
         return study.command(run, folder)

@@ -76,7 +76,7 @@ class Notes:
         self._progress(done=data["step"], total=data.get("n_steps"), text="", **known)
 
     def _on_progress(self, data: dict[str, Any]) -> None:
-        self._progress(**{key: data[key] for key in ("done", "total", "text", "eta_s") if key in data})
+        self._progress(**{key: data[key] for key in ("done", "total", "text", "eta_s", "n_failed") if key in data})
 
     def _on_checkpoint(self, data: dict[str, Any]) -> None:
         self._progress(checkpoint=data.get("step"))

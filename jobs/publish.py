@@ -16,6 +16,7 @@ from typing import Any
 
 from django.db import transaction
 
+from jobs.batch import prepare_batch
 from jobs.evaluation import prepare_evaluation
 from jobs.exchange import prepare_export
 from jobs.study import prepare_study
@@ -31,6 +32,7 @@ PUBLISHERS = {
     "export": ("webapp.services.exchange", "export_publish"),
     "evaluate": ("webapp.services.evaluations", "evaluation_publish"),
     "study": ("webapp.services.studies", "study_publish"),
+    "batch": ("webapp.services.batches", "batch_publish"),
 }
 FENCED = ("train", "import")
 """Kinds whose publishing service is given the claim's fencing number."""
@@ -117,4 +119,5 @@ PREPARERS: dict[str, Callable[[Run, Path], tuple[str, dict[str, Any]]]] = {
     "export": prepare_export,
     "evaluate": prepare_evaluation,
     "study": prepare_study,
+    "batch": prepare_batch,
 }

@@ -18,7 +18,7 @@ from jobs.stream_redis import client, redis_errors, redis_url
 from ml.errors import UnavailableError
 
 QUEUE_OF = {"train": "gpu", "ingest": "gpu", "validate": "cpu", "import": "cpu", "export": "cpu",
-            "evaluate": "eval", "study": "gpu"}  # fmt: skip
+            "evaluate": "eval", "study": "gpu", "batch": "eval"}  # fmt: skip
 TASK_OF = {"gpu": "jobs.run", "cpu": "jobs.run_short", "eval": "jobs.run"}
 TIMEOUT_S = 2
 

@@ -27,7 +27,7 @@ from django.db import close_old_connections, connection
 from django.db.models import Max
 from django.db.models.functions import Now
 
-from jobs import study
+from jobs import batch, study
 from jobs.queue import QUEUE_OF, waiting_in
 from jobs.stream_redis import client
 from ml.errors import ColdframeError
@@ -149,6 +149,7 @@ def collect_garbage() -> None:
             is_old = now - folder.stat().st_mtime > GARBAGE_AFTER_S
             if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in kept and is_old:
                 study.keep(int(folder.name), folder)
+                batch.keep(int(folder.name), folder)
                 shutil.rmtree(folder)
                 n_removed += 1
     n_removed += storage.remove_leftovers(older_than_s=GARBAGE_AFTER_S, now=now)

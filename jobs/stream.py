@@ -196,9 +196,11 @@ def error_from(given: Mapping[str, Any]) -> ColdframeError:
     """The ColdframeError that `as_dict()` made; of the class that has the code."""
     classes = {c.code: c for c in ColdframeError.__subclasses__()}
     code = str(given.get("code") or "error")
-    error = classes.get(code, ColdframeError)(
+    status = int(given.get("status") or 0)
+    kind = classes.get(code, UnavailableError if status == UnavailableError.status else ColdframeError)
+    error = kind(
         str(given.get("message")), hint=str(given.get("hint") or ""), field=str(given.get("field") or ""), code=code,
-        status=int(given.get("status") or 0),
+        status=status,
     )  # fmt: skip
     error.permanent = bool(given.get("permanent", error.permanent))
     return error

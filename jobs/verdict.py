@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import study
+from jobs import batch, study
 from jobs.commands import workdir_of
 from jobs.notes import Notes
 from jobs.publish import publish
@@ -53,9 +53,11 @@ class Ending:
 
 
 def conclude(ending: Ending) -> str:
-    """Moves the run on; returns what became of it, for the log. What a study had finished is kept in any case."""
+    """Moves the run on; returns what became of it, for the log. What a study or a batch had finished is kept
+    in any case."""
     outcome = _conclude(ending)
-    study.keep(ending.claim.run_id, workdir_of(ending.claim.run_id))
+    for kind in (study, batch):
+        kind.keep(ending.claim.run_id, workdir_of(ending.claim.run_id))
     return outcome
 
 

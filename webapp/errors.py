@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 from ml.errors import BusyError, ColdframeError
+from webapp.replies import error_body
 
 API_PATH = "/v1/"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -23,18 +24,10 @@ def request_id_of(request: HttpRequest) -> str:
     return str(request.cf_request_id)
 
 
-def openai_error(error: ColdframeError) -> dict[str, dict[str, object]]:
-    """The error object that OpenAI's clients expect."""
-    kind = "invalid_request_error" if error.status < 500 and error.status != 429 else "server_error"
-    message = f"{error.message} {error.hint}".strip()
-    return {"error": {"message": message, "type": kind, "param": error.field or None, "code": error.code}}
-
-
 def error_response(request: HttpRequest, error: ColdframeError, *, is_api: bool = False) -> HttpResponse:
     """The error in the shape that the asker can read. Nothing of other teams is ever in it."""
     if is_api or request.headers.get("Accept", "").startswith("application/json"):
-        body = openai_error(error)
-        body["error"]["request_id"] = request_id_of(request)
+        body = error_body(error, request_id_of(request))
         response: HttpResponse = JsonResponse(body, status=error.status)
         response.headers["X-Request-ID"] = request_id_of(request)
     else:

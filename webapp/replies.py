@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ml.errors import ColdframeError
 from webapp.citations import settle
 
 FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
@@ -22,6 +23,8 @@ CITED = ("n", "title", "page", "start", "end", "score", "text", "document_id", "
 FIGURES = ("first_step", "last_step", "first_token_ms", "tokens_per_s")
 FOUND = ("answer", "agreement", "votes")
 """What a prompt's rule and its votes say."""
+CODES = {"invalid_spec": "invalid_request", "context_too_long": "context_length_exceeded", "busy": "queue_full"}
+"""What clients know some of our codes as."""
 Kind = Literal["chat", "text"]
 
 
@@ -213,4 +216,15 @@ def embedding_list(found: Mapping[str, Any], *, model: str, encoding: str) -> di
         "object": "list", "data": data, "model": model,
         "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
         "coldframe": {"cut": list(found.get("cut") or ()), "max_tokens": found.get("most")},
+    }  # fmt: skip
+
+
+def error_body(error: ColdframeError, request_id: str) -> dict[str, Any]:
+    """`{"error": {message, type, param, code, request_id}}`, as OpenAI's clients expect it."""
+    kind = "invalid_request_error" if error.status < 500 and error.status != 429 else "server_error"
+    return {
+        "error": {
+            "message": f"{error.message} {error.hint}".strip(), "type": kind, "param": error.field or None,
+            "code": CODES.get(error.code, error.code), "request_id": request_id,
+        }
     }  # fmt: skip

@@ -6,7 +6,7 @@ Light on purpose (standard library only): web forms, API validation, the command
 
 from ml.specs.common import COMMON_FIELDS
 from ml.specs.fields import Family, Field, Form, Kind, Method, Storage, Task
-from ml.specs.forms import GROUPS, Group, how_served, why_not_served
+from ml.specs.forms import GROUPS, Group, how_served, why_not_served, writes_text
 from ml.specs.table import METHODS
 from ml.specs.tasks import TASK_KINDS, TaskKind, learnt_as
 from ml.specs.train import TrainSpec, check_fits, common_fields_for, method_named, serving_form, train_spec
@@ -34,4 +34,5 @@ __all__ = [
     "serving_form",
     "train_spec",
     "why_not_served",
+    "writes_text",
 ]

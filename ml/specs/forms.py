@@ -58,6 +58,11 @@ def why_not_served(form: str, family: str = "decoder") -> str:
     return _NOT_SERVED.get(form, "")
 
 
+def writes_text(form: str) -> bool:
+    """Whether an artifact of `form` answers token by token; one that does not gives a label of its own."""
+    return form != "head"
+
+
 def how_served(form: str) -> str:
     """How the engine answers with an artifact of `form`, as the end of a sentence that begins with its name."""
     return _SERVED.get(form, "shares the batch with other tasks")

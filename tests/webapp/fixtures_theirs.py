@@ -9,7 +9,9 @@ from webapp.models import (
     Adapter,
     AdapterVersion,
     Alias,
+    ApiFile,
     ApiToken,
+    Batch,
     Chunk,
     Collection,
     Conversation,
@@ -84,4 +86,6 @@ def one_of_everything(team: Team, user: Any) -> None:
         **mine, kind="good", origin={"conversation": ID, "message": ID, "target": "base"}, answer="secret",
         messages=[{"role": "user", "content": "secret"}], question_digest="q" * 16, digest="d" * 16,
     )  # fmt: skip
+    file = ApiFile.objects.create(**mine, key=UUID, filename="theirs.jsonl", purpose="batch", size_bytes=3)
+    Batch.objects.create(**mine, key=UUID, endpoint="/v1/embeddings", input_file=file, input_name=file.api_id)
     assert upload.pk == ID

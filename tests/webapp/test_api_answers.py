@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 
 from tests.webapp.api_client import Answering, asked, call, error_of
 from tests.webapp.responder import Responder
-from tests.webapp.test_targets import adapter_of
+from tests.webapp.test_targets import adapter_of, move
 from webapp.models import Prompt, PromptVersion, Team
 from webapp.services.teams import token_create
 
@@ -245,3 +245,18 @@ async def test_a_prompt_of_the_library_is_sent_to_the_chat_endpoint(engine, toke
     await sync_to_async(prompt_of)(team, "reply")
     response = await completed(token, model="reply")
     assert (response.status_code, "/v1/chat/completions" in error_of(response)["message"]) == (400, True)
+
+
+async def test_each_name_tells_what_it_stands_for(engine, token, team, settings):
+    measured = {"test": {"accuracy": 0.9, "n_rows": 50}}
+    adapter = await sync_to_async(adapter_of)(team, "triage", 1, 2, size_bytes=46_000, metrics=measured)
+    await sync_to_async(move)(adapter, "production", 1)
+    await sync_to_async(prompt_of)(team, "reply", technique="few_shot")
+    told = {one["id"]: one["coldframe"] for one in body_of(await call(token, "models"))["data"]}
+    assert told["base"]["kind"] == "base" and told["base"]["base"] == settings.BASE_MODEL
+    assert told["triage"]["resolved"] == told["triage@production"]["resolved"] == "triage@1"
+    assert told["triage@2"] | {"kind": "adapter", "bytes": 46_000, "form": "lora_delta"} == told["triage@2"]
+    assert told["triage"]["test"] == measured["test"] and told["triage"]["served"]
+    assert told["prompt:reply"]["kind"] == "prompt" and told["prompt:reply"]["resolved"] == "prompt:reply@1"
+    one = body_of(await call(token, "models/triage@production"))
+    assert one["id"] == "triage@production" and one["coldframe"] == told["triage@production"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
-from webapp.api import chat, datasets, embeddings, evaluations, models, runs, studies, uploads
+from webapp.api import batches, chat, datasets, embeddings, evaluations, files, models, runs, studies, uploads
 from webapp.api.errors import add_handlers
 from webapp.errors import request_id_of
 from webapp.policy import Level, policy
@@ -16,6 +16,8 @@ from webapp.policy import Level, policy
 LEVELS: dict[str, Level] = {
     "models": "viewer", "model": "viewer", "api-root": "viewer",
     "chat_completions": "viewer", "completions": "viewer", "embeddings": "viewer",
+    "files": "viewer", "file": "viewer", "file_content": "viewer",
+    "batches": "viewer", "batch": "viewer", "batch_cancel": "member",
     "run_create": "member", "run": "viewer",
     "evaluation_create": "member", "evaluation": "viewer",
     "dataset_uploads": "member", "dataset_upload": "member", "dataset_upload_hub": "member",
@@ -25,7 +27,7 @@ LEVELS: dict[str, Level] = {
     "studies": "viewer", "study": "viewer", "study_report": "viewer", "study_extend": "member",
     "study_stop": "member", "study_continue": "member", "study_promote": "member",
 }  # fmt: skip
-WRITES: dict[str, Level] = {"studies": "member"}
+WRITES: dict[str, Level] = {"studies": "member", "files": "member", "file": "member", "batches": "member"}
 """Routes that are read by one role and written by another."""
 
 
@@ -47,7 +49,7 @@ api = Api(
     },
 )  # fmt: skip
 add_handlers(api)
-for part in (models, chat, embeddings, uploads, datasets, runs, evaluations, studies):
+for part in (models, chat, embeddings, files, batches, uploads, datasets, runs, evaluations, studies):
     api.add_router("", part.router)
 
 urlpatterns = api.urls[0]

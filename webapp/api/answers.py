@@ -12,10 +12,9 @@ from django.http import HttpResponse
 
 from jobs import stream
 from ml.errors import ColdframeError
-from webapp.api.errors import error_body
 from webapp.api.limits import RESET_S
 from webapp.live import Guard
-from webapp.replies import Answer, Reply
+from webapp.replies import Answer, Reply, error_body
 
 Event = tuple[Answer, dict[str, Any]]
 _AHEAD = 64

@@ -13,17 +13,10 @@ from ninja.errors import HttpError, ValidationError
 from ml.errors import BusyError, ColdframeError, SpecError
 from webapp.api.limits import RETRY_AFTER_S
 from webapp.api.schemas import REFUSED
-from webapp.errors import openai_error, request_id_of
+from webapp.errors import request_id_of
+from webapp.replies import error_body
 
 logger = logging.getLogger(__name__)
-CODES = {"invalid_spec": "invalid_request", "context_too_long": "context_length_exceeded", "busy": "queue_full"}
-
-
-def error_body(error: ColdframeError, request_id: str) -> dict[str, Any]:
-    """`{"error": {message, type, param, code, request_id}}`."""
-    body = openai_error(error)
-    body["error"] |= {"code": CODES.get(error.code, error.code), "request_id": request_id}
-    return body
 
 
 def respond(request: HttpRequest, error: ColdframeError) -> HttpResponse:

@@ -9,6 +9,8 @@ MAX_N = 8
 """Answers to one prompt."""
 MAX_PROMPTS = 32
 """Of one call to /v1/completions; and its answers in all."""
+MAX_LISTED = 100
+"""Files or batches of one page."""
 MAX_LOGPROBS = 20
 MAX_TEXT_LOGPROBS = 5
 """Of /v1/completions, as OpenAI has it."""

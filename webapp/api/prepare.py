@@ -6,7 +6,7 @@ the team, not who asks. Raises ColdframeError; writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from jobs import stream
 from ml.errors import NotFoundError, SpecError
+from ml.specs import writes_text
 from webapp.api.errors import spec_error
 from webapp.api.limits import (
     EMBEDDING_NAME,
@@ -38,6 +39,8 @@ from webapp.services.asking_schema import ANY_OBJECT, schema_text
 EMBED_S = 60.0
 """How long vectors may take."""
 Body = TypeVar("Body", bound=Strict)
+Find = Callable[..., Target]
+"""As `resolve`; a batch finds each name once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ def _reply(requests: Sequence[stream.GenerateRequest], target: Target, **values:
 
 def _check_special(target: Target, *, n: int, has_logprobs: bool, schema: str) -> None:
     """What an adapter that picks a label, or a prompt that votes, cannot do besides."""
-    if target.form == "head" and (has_logprobs or schema):
+    if not writes_text(target.form) and (has_logprobs or schema):
         raise SpecError(
             f"{target.asked} answers with one of its labels: it has no tokens to tell or to shape.",
             hint="coldframe.labels has its probabilities.", field="logprobs" if has_logprobs else "response_format",
@@ -150,13 +153,13 @@ def _chat_logprobs(body: ChatRequest) -> int | None:
     return n if body.logprobs else None
 
 
-def chat(team: Team, body: ChatRequest) -> Prepared:
+def chat(team: Team, body: ChatRequest, *, find: Find = resolve) -> Prepared:
     if body.messages[-1].role != "user":
         raise SpecError(
             f"The last message must be the user's, got {body.messages[-1].role!r}.",
             hint="End messages with the question.", field="messages",
         )  # fmt: skip
-    target = resolve(team=team, name=body.model)
+    target = find(team=team, name=body.model)
     collection = _collection(team, body.collection)
     n, n_logprobs, schema = whole_number("n", body.n, 1, MAX_N, 1), _chat_logprobs(body), _schema(body.response_format)
     _check_special(target, n=n, has_logprobs=n_logprobs is not None, schema=schema)
@@ -194,9 +197,9 @@ def _check_text_target(target: Target) -> None:
         )  # fmt: skip
 
 
-def completion(team: Team, body: CompletionRequest) -> Prepared:
+def completion(team: Team, body: CompletionRequest, *, find: Find = resolve) -> Prepared:
     """Texts are continued as they stand: nothing of the adapter's data set is put around them."""
-    target = resolve(team=team, name=body.model)
+    target = find(team=team, name=body.model)
     _check_text_target(target)
     prompts, n = _prompts(body), whole_number("n", body.n, 1, MAX_N, 1)
     if len(prompts) * n > MAX_PROMPTS:

@@ -18,6 +18,7 @@ class Run(TeamScoped):
         EXPORT = "export", "Export"
         EVALUATE = "evaluate", "Evaluation"
         STUDY = "study", "Study"
+        BATCH = "batch", "Batch"
 
     class State(models.TextChoices):
         QUEUED = "queued", "Waiting"

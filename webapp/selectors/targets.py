@@ -143,6 +143,14 @@ class Entry:
 
     name: str
     made: datetime | None = None
+    version: AdapterVersion | PromptVersion | None = None
+    """What it stands for now; None: the plain model."""
+    resolved: str = ""
+    """The name that will always stand for it."""
+
+
+def _entry(name: str, version: AdapterVersion | PromptVersion, start: str) -> Entry:
+    return Entry(name=name, made=version.created_at, version=version, resolved=f"{start}@{version.number}")
 
 
 def _entries_of(adapter: Adapter) -> list[Entry]:
@@ -150,9 +158,10 @@ def _entries_of(adapter: Adapter) -> list[Entry]:
     aliases = list(adapter.aliases.all())
     production = next((alias.version for alias in aliases if alias.name == PRODUCTION), None)
     bare = production or next(iter(adapter.versions.all()), None)
-    found = [Entry(name=adapter.name, made=bare.created_at)] if bare and not why_unserved(bare) else []
-    found += [Entry(name=str(a), made=a.version.created_at) for a in aliases if not why_unserved(a.version)]
-    return found + [Entry(name=str(version), made=version.created_at) for version in versions]
+    named = [(adapter.name, bare)] if bare and not why_unserved(bare) else []
+    named += [(str(alias), alias.version) for alias in aliases if not why_unserved(alias.version)]
+    named += [(str(version), version) for version in versions]
+    return [_entry(name, version, adapter.name) for name, version in named]
 
 
 def _entries_of_prompt(prompt: Prompt) -> list[Entry]:
@@ -161,12 +170,13 @@ def _entries_of_prompt(prompt: Prompt) -> list[Entry]:
     production = next((alias.version for alias in prompt.aliases.all() if alias.name == PRODUCTION), None)
     bare = production or next(iter(versions), None)
     named = [*([(prompt.name, bare)] if bare else []), *named, *((str(version), version) for version in versions)]
-    return [Entry(name=PROMPT + name, made=v.created_at) for name, v in named if not why_prompt_unserved(v)]
+    start = PROMPT + prompt.name
+    return [_entry(PROMPT + name, v, start) for name, v in named if not why_prompt_unserved(v)]
 
 
 def entries_of_team(team: Team) -> list[Entry]:
     """Every name that can be asked, for `/v1/models` and for suggestions: bare names, aliases, numbers."""
-    found = [Entry(name=BASE)]
+    found = [Entry(name=BASE, resolved=BASE)]
     adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
     for adapter in adapters[:MAX_NAMES]:
         found += _entries_of(adapter)
