@@ -13,7 +13,7 @@ from jobs.evaluation import command, requests_of
 from ml.errors import ColdframeError, NotFoundError, SpecError
 from tests.webapp import library
 from tests.webapp.evaluating import LABELS, N_ROWS, data_version, published, submitted
-from webapp.models import AuditEvent, Evaluation, EvaluationComparison, EvaluationRow, Outbox, Run
+from webapp.models import AuditEvent, DatasetVersion, Evaluation, EvaluationComparison, EvaluationRow, Outbox, Run
 from webapp.selectors.adapters import alias_verdict
 from webapp.selectors.evaluation_pairs import comparisons_with, disagreements, newest_pair, pair_of
 from webapp.selectors.evaluation_rows import rows_page
@@ -59,6 +59,15 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(
         submitted(team, member, version, **given)
     assert caught.value.field == field
     assert not Run.objects.exists() and not Evaluation.objects.exists()
+
+
+def test_a_data_set_of_one_label_is_not_measured(team: Any, member: Any, version: Any):
+    """Whoever says the only label there is would be right every time."""
+    DatasetVersion.objects.filter(pk=version.pk).update(labels=["billing"])
+    with pytest.raises(SpecError, match="the same label, 'billing': there is nothing to measure") as caught:
+        submitted(team, member, version)
+    assert caught.value.field == "dataset"
+    assert not Run.objects.exists()
 
 
 def test_another_team_s_data_does_not_exist(other_team: Any, stranger: Any, version: Any):

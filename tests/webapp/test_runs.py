@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from ml.errors import UnavailableError
+from ml.errors import SpecError, UnavailableError
 from ml.specs import METHODS
 from tests.webapp.run_forms import filled, own, version_of
 from webapp.models import DatasetVersion, Run, Team
@@ -54,6 +54,16 @@ def test_the_untouched_form_starts_a_run_and_rings_once(
     assert answer.headers["Location"] == f"/runs/{run.pk}/" and doorbells == [run.pk]
     assert run.spec["adapter"] == "intents" and run.spec["dataset_sha256"] == version.sha256
     assert run.outbox.get().sent_at is not None and run.dataset_version == version
+
+
+def test_a_data_set_of_one_label_is_refused_before_anything_is_queued(team: Team, member: Any) -> None:
+    version = version_of(team)
+    DatasetVersion.objects.filter(pk=version.pk).update(labels=["calm"])
+    given = {"method": next(iter(METHODS)), "base": "tiny", "steps": 10}
+    with pytest.raises(SpecError, match="the same label, 'calm': there is nothing to learn") as caught:
+        training_submit(team=team, user=member, adapter="ada", dataset_version_id=version.pk, given=given)
+    assert caught.value.field == "dataset"
+    assert not Run.objects.exists()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,6 +22,7 @@ from webapp.models import Adapter, AdapterVersion, Alias, DatasetVersion, Run, T
 from webapp.names import name_check
 from webapp.selectors.metrics import with_headline
 from webapp.services.aliases import ADAPTERS, PRODUCTION, alias_point
+from webapp.services.library_names import adapter_name_check, adapter_name_free
 from webapp.services.teams import audit
 
 
@@ -39,7 +40,12 @@ def _adapter_of(run: Run) -> Adapter:
     except ColdframeError:
         # What was trained is worth more than its name: it is published all the same, and can be renamed.
         name = f"run-{run.pk}"
-    return adapter_grown(team=run.team, user=run.created_by, name=name, run=run.pk)
+    free = adapter_name_free(run.team, name)
+    if free != name:
+        said = f"Published as {free}: a prompt was called {name} meanwhile, and clients that ask for {name} get that."
+        run.result = {**run.result, "notices": [*run.result.get("notices", []), said]}
+        Run.objects.filter(pk=run.pk).update(result=run.result)
+    return adapter_grown(team=run.team, user=run.created_by, name=free, run=run.pk)
 
 
 def adapter_grown(*, team: Team, user: Any, name: str, **about: Any) -> Adapter:
@@ -112,7 +118,8 @@ def alias_move(*, version: AdapterVersion, name: str, user: Any, reason: str = "
 @transaction.atomic
 def adapter_edit(*, adapter: Adapter, user: Any, name: str, description: str) -> Adapter:
     """Renames and describes. The old name stops to resolve at once."""
-    name, description, old = name_check(name), description.strip(), adapter.name
+    description, old = description.strip(), adapter.name
+    name = name_check(name) if name == old else adapter_name_check(adapter.team, name)
     if len(description) > 300:
         raise ColdframeError(f"A description has at most 300 characters, got {len(description)}.", field="description")
     if Adapter.objects.for_team(adapter.team).filter(name=name).exclude(pk=adapter.pk).exists():

@@ -27,6 +27,7 @@ from webapp.selectors.metrics import with_headline
 from webapp.services.prompt_content import clean_check
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
+from webapp.services.version_checks import labels_differ_check
 
 MOST_ROWS = 10_000
 DEFAULT_ROWS, DEFAULT_TOKENS, SEED = 200, 128, 17
@@ -73,6 +74,7 @@ def evaluation_submit(
     version = DatasetVersion.objects.for_team(team).select_related("dataset").filter(pk=dataset_version_id).first()
     if version is None:
         raise NotFoundError(f"No data set version {dataset_version_id} in this team.", field="dataset")
+    labels_differ_check(version, "measure")
     subject = subject_named(team=team, model=model, prompt=prompt, collection=collection)
     n_rows = _rows(version, split, n_rows)
     if subject.prompt is not None:

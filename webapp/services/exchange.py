@@ -23,9 +23,9 @@ from ml.errors import ColdframeError, SpecError, UnavailableError
 from ml.specs.merging import why_not_merged
 from webapp import storage
 from webapp.models import AdapterVersion, BaseModel, Run, Team
-from webapp.names import name_check
 from webapp.selectors.exchange import EXPORT_DAYS
 from webapp.services.adapters import adapter_publish
+from webapp.services.library_names import adapter_name_check
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
 from webapp.upload_checks import UnsupportedFileError, check_size, shown_name
@@ -44,7 +44,7 @@ def import_submit(
 
     Raises ColdframeError (413, 415) for what is no zip of an allowed size, SpecError for a bad name or base.
     """
-    name, shown = name_check(name), shown_name(filename)
+    name, shown = adapter_name_check(team, name), shown_name(filename)
     if not BaseModel.objects.filter(name=base).exclude(family="embedding").exists():
         raise SpecError(f"There is no base model {base[:80]!r}.", hint="Choose one from the list.", field="base")
     check_size(size_bytes, shown)

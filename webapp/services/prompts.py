@@ -12,9 +12,9 @@ from typing import Any
 from django.db import transaction
 
 from ml.errors import ColdframeError, SpecError
-from webapp.models import Adapter, Prompt, PromptAlias, PromptVersion, Team
-from webapp.names import name_check
+from webapp.models import Prompt, PromptAlias, PromptVersion, Team
 from webapp.services.aliases import PROMPTS, alias_point
+from webapp.services.library_names import prompt_name_check
 from webapp.services.prompt_content import content_check, content_resolve, text_check
 from webapp.services.teams import audit
 
@@ -25,12 +25,9 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
 
 def prompt_create(*, team: Team, user: Any, name: str, description: str = "", **content: Any) -> PromptVersion:
     """A new prompt with its first version. Raises SpecError or DataError with `field` set."""
-    name = name_check(name)
+    name = prompt_name_check(team, name)
     description = text_check(description, "A description", "description", longest=300)
     checked = _checked(content)
-    if Adapter.objects.for_team(team).filter(name=name).exists():
-        raise SpecError(f"There is an adapter {name!r}: clients that ask for {name} would get that.", field="name",
-                        hint="Choose another name.")  # fmt: skip
     with transaction.atomic():
         prompt, is_new = Prompt.objects.get_or_create(
             team=team, name=name, defaults={"created_by": user, "description": description}

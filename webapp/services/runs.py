@@ -21,8 +21,9 @@ from jobs.queue import enqueue
 from ml.errors import ColdframeError, NotFoundError, SpecError, UnavailableError
 from ml.specs import METHODS, check_fits, train_spec
 from webapp.models import BaseModel, DatasetVersion, Outbox, Run, RunEvent, Team
-from webapp.names import name_check
+from webapp.services.library_names import adapter_name_check
 from webapp.services.teams import audit
+from webapp.services.version_checks import labels_differ_check
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ def training_submit(*, team: Team, user: Any, adapter: str, dataset_version_id: 
     version = DatasetVersion.objects.for_team(team).select_related("dataset").filter(pk=dataset_version_id).first()
     if version is None:
         raise NotFoundError(f"No data set version {dataset_version_id} in this team.", field="dataset")
-    name = name_check(adapter, field="adapter")
+    labels_differ_check(version, "learn")
+    name = adapter_name_check(team, adapter, field="adapter")
     checked = train_spec({**given, "dataset": str(version), "dataset_sha256": version.sha256})
     check_fits(METHODS[checked.method], family=base_family(checked.base), task=version.task)
     spec = checked.as_dict()
