@@ -2,8 +2,9 @@
 
 A model folder with nothing but its configuration is enough. The table goes to standard error; the line on standard
 output is {"event": "plan", ... bytes by part, total, device, free, verdict, remedies}. `--serve` answers one question
-a line on standard input, {"id", "spec", "remedies", ...}, with one such line that bears its id, or with
-{"event": "plan", "id", "error"}; it ends with its input. Free is what this machine has now.
+a line on standard input, {"id", "spec", "remedies", ...} or {"id", "study", ...} (ml.study.planning), with one such
+line that bears its id, or with {"event": "plan", "id", "error"}; it ends with its input. Free is what this machine has
+now.
 """
 
 from __future__ import annotations
@@ -59,18 +60,26 @@ def _serve(args: argparse.Namespace, device: str) -> int:
     torch.set_num_threads(1)
     for line in sys.stdin:
         question: Any = json.loads(line)
-        known = {name: question.get(name) for name in _FIGURES if question.get(name) is not None}
         try:
-            said = planned(
-                train_spec(question["spec"]), models=args.models, device=device, known=known,
-                wants_remedies=bool(question.get("remedies")),
-            )  # fmt: skip
+            said = _answer(question, models=args.models, device=device)
         except ColdframeError as error:
             said = {"error": error.as_dict()}
         except Exception as error:  # the next question may be answerable
             said = {"error": ColdframeError(f"The plan failed: {type(error).__name__}: {error}.").as_dict()}
         args.emit("plan", id=question["id"], **said)
     return 0
+
+
+def _answer(question: Mapping[str, Any], *, models: Path, device: str) -> dict[str, Any]:
+    if "study" in question:
+        from ml.study.planning import study_plan
+
+        return study_plan(question, models=models, device=device)
+    known = {name: question.get(name) for name in _FIGURES if question.get(name) is not None}
+    return planned(
+        train_spec(question["spec"]), models=models, device=device, known=known,
+        wants_remedies=bool(question.get("remedies")),
+    )  # fmt: skip
 
 
 def planned(

@@ -1,0 +1,134 @@
+"""The plan beside the form of a new study: asked of an engine with what is known of the rows; never in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from ml.errors import SpecError, UnavailableError
+from tests.webapp.run_forms import bases
+from tests.webapp.studying import data_version, published, submitted
+from webapp.models import DatasetVersion, Study, StudyEntry
+from webapp.selectors.run_memory import NO_ENGINE
+from webapp.selectors.study_plan import calibration, rows_of
+
+SAID: dict[str, Any] = {
+    "techniques": [
+        {"technique": "plain", "total_s": 20.0, "is_chosen": True},
+        {"technique": "lora", "total_s": 300.0, "is_chosen": True, "peak": 2_360_000_000, "verdict": "fits"},
+        {"technique": "full", "total_s": 1500.0, "is_chosen": False, "peak": 4_180_000_000, "verdict": "tight"},
+    ],
+    "total_s": 320.0, "budget_s": 1800.0,
+}  # fmt: skip
+
+
+class Service:
+    """Stands in for the engine."""
+
+    def __init__(self) -> None:
+        self.engines: list[dict[str, Any]] = [{"id": "e"}]
+        self.asked: list[dict[str, Any]] = []
+        self.said: Any = SAID
+
+    def call(self, kind: str, payload: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        assert kind == "plan"
+        self.asked.append(payload)
+        if isinstance(self.said, Exception):
+            raise self.said
+        return dict(self.said)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    made = Service()
+    monkeypatch.setattr("webapp.selectors.study_plan.stream.engines", lambda: made.engines)
+    monkeypatch.setattr("webapp.selectors.study_plan.stream.call_service", made.call)
+    yield made
+
+
+@pytest.fixture
+def version(team: Any, tmp_path: Path) -> DatasetVersion:
+    bases()
+    return data_version(team, tmp_path)
+
+
+def times(client: Client, version: DatasetVersion, **changes: Any) -> str:
+    form = client.get("/studies/new/").context["form"]
+    values = {name: form[name].value() for name in form.fields}
+    merged = {**values, **changes}
+    given = {name: value for name, value in merged.items() if value is not None and value is not False}
+    response = client.post("/studies/new/times/", given)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_each_technique_has_its_time_and_what_no_longer_fits_its_need(
+    client_of: Any, member: Any, version: DatasetVersion, service: Service
+) -> None:
+    said = times(client_of(member), version)
+    assert "left out, needs" in said
+    assert "2.4 GB" in said
+    assert "tight" in said
+
+
+def test_the_engine_is_told_what_the_report_knows_of_the_rows(
+    client_of: Any, member: Any, version: DatasetVersion, service: Service
+) -> None:
+    DatasetVersion.objects.filter(pk=version.pk).update(stats={"tokens": {"median": 55, "longest": 140}})
+    times(client_of(member), version)
+    asked = service.asked[-1]
+    assert asked["rows"]["n_tokens"] == 55
+    assert asked["longest"] == 140
+    assert asked["n_labels"] == 3
+    assert asked["study"]["budget_s"] == 1800
+
+
+def test_a_form_that_is_not_right_yet_asks_nobody(
+    client_of: Any, member: Any, version: DatasetVersion, service: Service
+) -> None:
+    assert "nothing is left to mend" in times(client_of(member), version, seeds="x")
+    assert service.asked == []
+
+
+def test_without_an_engine_the_page_says_so(
+    client_of: Any, member: Any, version: DatasetVersion, service: Service
+) -> None:
+    service.engines = []
+    assert NO_ENGINE in times(client_of(member), version)
+
+
+def test_a_planner_that_is_busy_is_asked_again(
+    client_of: Any, member: Any, version: DatasetVersion, service: Service
+) -> None:
+    service.said = UnavailableError("late")
+    assert 'hx-trigger="load delay:2s"' in times(client_of(member), version)
+
+
+def test_a_refusal_is_shown_as_it_is(client_of: Any, member: Any, version: DatasetVersion, service: Service) -> None:
+    service.said = SpecError("No such model.", hint="Choose another.")
+    assert "No such model. Choose another." in times(client_of(member), version)
+
+
+def test_viewers_do_not_plan(client_of: Any, viewer: Any, version: DatasetVersion, service: Service) -> None:
+    assert client_of(viewer).post("/studies/new/times/", {}).status_code == 403
+
+
+def test_lengths_go_by_characters_where_no_tokens_were_counted(version: DatasetVersion) -> None:
+    version.stats = {"characters": {"median": 200}}
+    assert rows_of(version)["n_tokens"] == 50
+
+
+def test_what_earlier_studies_took_corrects_the_next_plan(
+    team: Any, member: Any, version: DatasetVersion, tmp_path: Path
+) -> None:
+    study = published(submitted(team, member, version, techniques=["plain"]), tmp_path / "out", {"plain-s17": 6})
+    assert calibration(team=team, base=study.base_name) == 1.0
+    planned = {"techniques": [{"technique": "plain", "search_s": 0, "train_s": 0, "measure_s": 4.0}]}
+    Study.objects.filter(pk=study.pk).update(planned=planned)
+    StudyEntry.objects.filter(study=study).update(summary={"seconds": 6.0})
+    assert calibration(team=team, base=study.base_name) == 1.5
+    assert calibration(team=team, base="another") == 1.0
