@@ -116,8 +116,10 @@ def _picked(technique: str, pick: str, k: Any, seed: Any, examples: Sequence[Map
         raise SpecError(f"{Pick(pick).label} examples come from a data set, got none.", field="dataset",
                         hint="Choose the data set that the prompt is for.")  # fmt: skip
     n = _whole(k, "The number of examples", "k", 1, MOST_EXAMPLES)
-    if data.splits.get("train", 0) < n:
-        raise SpecError(f"{data} has {data.splits.get('train', 0)} training rows, {n} examples are wanted.", field="k")
+    n_rows = data.splits.get("train", 0)
+    if n_rows < n:
+        rows = "training row" if n_rows == 1 else "training rows"
+        raise SpecError(f"{data} has {n_rows} {rows}, {n} examples are wanted.", field="k")
     is_random = pick == Pick.RANDOM
     order = _whole(17 if seed in (None, "") else seed, "The order seed", "order_seed", 0, MAX_SEED)
     return {"pick": pick, "k": n, "order_seed": order if is_random else None, "examples": []}
