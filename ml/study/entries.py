@@ -1,7 +1,7 @@
 """A row of the leaderboard: a technique's quality over its seeds beside what it costs; who is tied, and who to take.
 
 Means are over the seeds that are done. Values that are no finite number count as unknown. Cheapest to serve means, in
-this order: no model of its own, fewer bytes to keep, fewer tokens a request, fewer trained numbers.
+this order: no model of its own, clearly fewer tokens a request, fewer bytes to keep, fewer trained numbers.
 """
 
 from __future__ import annotations
@@ -106,8 +106,11 @@ def tokens(entry: Mapping[str, Any]) -> float | None:
 
 
 def cost_to_serve(entry: Mapping[str, Any]) -> tuple[float, ...]:
-    """Sorts the cheapest to serve first; what is unknown comes last."""
-    figures = (entry["artifact_bytes"], tokens(entry), entry["n_trainable"])
+    """Sorts the cheapest to serve first; what is unknown comes last. Tokens are those that each request reads and
+    writes, virtual ones left out, since they are kept; in steps of a third, so that trifles do not decide."""
+    read = known([{"n": entry.get(name)} for name in ("tokens_in", "tokens_out")], "n")
+    step = round(math.log(max(1.0, sum(read)), 4 / 3)) if read else None
+    figures = (step, entry["artifact_bytes"], entry["n_trainable"])
     return (float(entry["has_own_model"]), *(math.inf if figure is None else figure for figure in figures))
 
 

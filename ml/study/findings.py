@@ -20,7 +20,6 @@ from ml.study.findings_forms import rules as form_rules
 from ml.study.findings_trust import rules as trust_rules
 
 Rule = Callable[[Facts], list[Finding]]
-_COSTS = ("", "files", "tokens a request", "trained numbers")
 
 
 def findings(board: Mapping[str, Any], about: Mapping[str, Any]) -> list[Finding]:
@@ -93,12 +92,6 @@ def _why_cheapest(facts: Facts, best: Entry, take: Entry, group: Sequence[Entry]
             f" Compared alone the difference of {facts.apart(best, take)} would stand; among all comparisons with the "
             "best it does not."
         )
-    leaner = min(others, key=n_tokens)
-    if n_tokens(take) > 1.5 * n_tokens(leaner) > 0:
-        text += (
-            f" It takes {n_tokens(take):.0f} tokens a request where {name(leaner)} takes {n_tokens(leaner):.0f}: "
-            "count that where requests are many."
-        )
     return text
 
 
@@ -108,10 +101,11 @@ def _saving(take: Entry, other: Entry) -> str:
     if mine[0] < theirs[0]:
         return f": it shares the model, where {name(other)} needs one of its own"
     if mine[1] < theirs[1]:
+        return f": {n_tokens(take):.0f} tokens a request, the next {n_tokens(other):.0f}"
+    if mine[2] < theirs[2]:
         return f": {words.size(take['artifact_bytes'])}, the next {words.size(other['artifact_bytes'])}"
-    for place in (2, 3):
-        if mine[place] < theirs[place]:
-            return f": {words.count(mine[place])} {_COSTS[place]}, the next {words.count(theirs[place])}"
+    if mine[3] < theirs[3]:
+        return f": {words.count(mine[3])} trained numbers, the next {words.count(theirs[3])}"
     return f", together with {name(other)}"
 
 

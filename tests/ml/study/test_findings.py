@@ -73,11 +73,17 @@ def test_a_tie_says_so_and_takes_the_cheapest(tmp_path: Path) -> None:
     assert "80 % power" in found["power"]["text"] and "there were 40" in found["power"]["text"]
 
 
-def test_a_prompt_that_is_taken_for_its_size_is_not_taken_without_its_tokens(tmp_path: Path) -> None:
+def test_a_small_prompt_that_every_request_reads_again_is_not_cheaper_than_an_adapter(tmp_path: Path) -> None:
     even = {"few_shot": 0.9, "lora": 0.9}
     found = study(tmp_path, techniques=list(even), ability=even, n_rows=40, wobble=0)
-    assert found["take"]["title"] == "Take Few-shot (fixed)."
-    assert "tokens a request where LoRA takes" in found["take"]["text"]
+    assert found["take"]["title"] == "Take LoRA."
+    assert "tokens a request, the next" in found["take"]["text"]
+
+
+def test_of_two_that_read_alike_the_smaller_file_is_taken(tmp_path: Path) -> None:
+    even = {"prompt_tuning": 0.9, "lora": 0.9}
+    found = study(tmp_path, techniques=list(even), ability=even, n_rows=40, wobble=0)
+    assert found["take"]["title"] == "Take Prompt tuning."
 
 
 def test_training_that_does_not_pay_is_said_to_be_so(tmp_path: Path) -> None:
