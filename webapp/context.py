@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.http import HttpRequest
 
-from webapp.models import Adapter, Collection, Dataset, Membership, Prompt, Run
+from webapp.models import Adapter, Collection, Dataset, Membership, Prompt, Run, Study
 
 DEMO_USER = "demo"
 DEMO_PASSWORD = "cold-frame-demo"  # noqa: S105  (public on purpose: shown on the sign-in page of a local start)
@@ -50,6 +50,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
     counts = {name: model.objects.for_team(team).count() for name, model in COUNTED.items()}
     live = list(Run.objects.for_team(team).filter(state__in=Run.ACTIVE).order_by("-started_at")[:5])
     n_waiting = Run.objects.for_team(team).filter(state=Run.State.QUEUED).count()
+    counts["studies"] = Study.objects.for_team(team).filter(is_archived=False).count()
     counts["runs"] = len(live) + n_waiting
     nav = [
         {"url": url, "label": label, "icon": icon, "has_gap": gap, "count": counts.get(icon),

@@ -119,7 +119,7 @@ def test_a_version_page_shows_counts_labels_warnings_and_where_to_go(make: Any, 
 def test_a_member_may_train_on_it(make: Any, member: Any, client_of: Any) -> None:
     version = make()
     page = client_of(member).get(f"/datasets/{version.dataset_id}/").content.decode()
-    assert f'href="/runs/new/?dataset={version.pk}"' in page
+    assert f'href="/runs/new/?dataset_version={version.pk}"' in page
 
 
 @pytest.mark.parametrize(

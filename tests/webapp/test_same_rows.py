@@ -99,24 +99,24 @@ def test_another_teams_rows_stand_on_no_board_of_ours(team: Team, other_team: Te
 def test_the_page_says_what_can_be_said_and_no_more(client_of: SignIn, viewer: Any, team: Team, grown: Any) -> None:
     version = grown("large", measured(0.967, 0.924, 0.986), size=9_800_000)
     grown("small", measured(0.953, 0.907, 0.977), size=4_900_000)
-    page = client_of(viewer).get(reverse("studies:detail", args=[version.dataset_version_id])).content.decode()
+    page = client_of(viewer).get(reverse("studies:board", args=[version.dataset_version_id])).content.decode()
     for text in ("Measured on the same rows", "statistically tied", "take this one", "plain model, untouched",
                  "4.9 MB", "1,234", "1 min 1 s", "2.0 MB", "do not prove"):  # fmt: skip
         assert text in page
 
 
 def test_an_empty_page_leads_to_a_new_run(client_of: SignIn, viewer: Any) -> None:
-    page = client_of(viewer).get(reverse("studies:index")).content.decode()
+    page = client_of(viewer).get(reverse("studies:boards")).content.decode()
     assert "Nothing to compare yet" in page and reverse("runs:new") in page
 
 
 def test_another_team_does_not_find_a_board(client_of: SignIn, stranger: Any, team: Team, grown: Any) -> None:
     version = grown("a", measured(0.9, 0.85, 0.94))
-    assert client_of(stranger).get(reverse("studies:detail", args=[version.dataset_version_id])).status_code == 404
+    assert client_of(stranger).get(reverse("studies:board", args=[version.dataset_version_id])).status_code == 404
 
 
 def test_a_board_is_only_read(client_of: SignIn, admin: Any, team: Team, grown: Any) -> None:
     version = grown("a", measured(0.9, 0.85, 0.94))
     client = client_of(admin)
-    assert client.post(reverse("studies:index")).status_code == 405
-    assert client.post(reverse("studies:detail", args=[version.dataset_version_id])).status_code == 405
+    assert client.post(reverse("studies:boards")).status_code == 405
+    assert client.post(reverse("studies:board", args=[version.dataset_version_id])).status_code == 405

@@ -24,6 +24,7 @@ from webapp.models import (
     Message,
     Prompt,
     Run,
+    Study,
     Team,
 )  # fmt: skip
 from webapp.selectors.metrics import measure
@@ -76,6 +77,8 @@ def first_steps(*, team: Team, user: Any) -> list[Step]:
     data = DatasetVersion.objects.for_team(team).select_related("dataset").order_by("-created_at").first()
     adapters = AdapterVersion.objects.for_team(team).select_related("adapter").order_by("-created_at")
     two = list(adapters[:2])
+    study = Study.objects.for_team(team).exclude(results="").order_by("-created_at").first()
+    compared = study or (two[1] if len(two) == 2 else None)
     answers = Message.objects.for_team(team).filter(role=Message.Role.ASSISTANT, state=Message.State.DONE)
     answer = answers.exclude(target="base").filter(created_by=user).order_by("-created_at").first()
     steps = [
@@ -84,8 +87,9 @@ def first_steps(*, team: Team, user: Any) -> list[Step]:
         ("Train an adapter", "Choose a technique; the frozen model learns your task in some kilobytes.",
          reverse("runs:new"), "New run", two[0] if two else None,
          two and reverse("adapters:detail", args=[two[0].adapter_id])),
-        ("Compare techniques", "Train a second one on the same rows: the interval says which difference is real.",
-         reverse("studies:index"), "Compare", two[1] if len(two) == 2 else None, reverse("studies:index")),
+        ("Compare techniques", "A study measures many on the same rows and says which differences are real.",
+         reverse("studies:new"), "New study", compared,
+         reverse("studies:detail", args=[study.pk]) if study else reverse("studies:boards")),
         ("Chat with the winner", "Ask several adapters at once, with your documents as evidence.",
          reverse("chat:index"), "Open chat", answer,
          answer and reverse("chat:detail", args=[answer.conversation_id])),
@@ -142,6 +146,7 @@ def search(*, team: Team, user: Any, query: str) -> list[dict[str, Any]]:
         ("Prompts", "prompts:detail", _found(Prompt.objects.for_team(team), "name", query)),
         ("Datasets", "datasets:detail", _found(Dataset.objects.for_team(team), "name", query)),
         ("Collections", "collections:detail", _found(Collection.objects.for_team(team), "name", query)),
+        ("Studies", "studies:detail", _found(Study.objects.for_team(team), "name", query)),
         ("Runs", "runs:detail", _found(Run.objects.for_team(team), "title", query)),
         ("Conversations", "chat:detail",
          _found(Conversation.objects.for_team(team).filter(created_by=user), "title", query)),

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from jobs.queue import QUEUE_OF
 from ml.specs import METHODS
-from webapp.models import AdapterVersion, Collection, DatasetVersion, Evaluation, Run, RunEvent, Team, Upload
+from webapp.models import AdapterVersion, Collection, DatasetVersion, Evaluation, Run, RunEvent, Study, Team, Upload
 from webapp.selectors.metrics import HEADLINES, Measure, measure
 from webapp.selectors.run_outcome import is_long, metric_named
 
@@ -251,7 +251,7 @@ class Related:
 
 
 def related(run: Run) -> Related | None:
-    """The collection it reads into; the data set version it made, else the upload it reads."""
+    """The collection it reads into; the data set version it made, else the upload it reads; what it measures for."""
     if run.kind == Run.Kind.INGEST:
         found = Collection.objects.for_team(run.team).filter(pk=run.spec.get("collection_id")).first()
         return Related(url=reverse("collections:detail", args=[found.pk]), label=found.name) if found else None
@@ -265,6 +265,9 @@ def related(run: Run) -> Related | None:
         evaluation = Evaluation.objects.for_team(run.team).filter(run=run).first()
         url = reverse("evaluations:detail", args=[evaluation.pk]) if evaluation else ""
         return Related(url=url, label=evaluation.name) if evaluation else None
+    if run.kind == Run.Kind.STUDY:
+        study = Study.objects.for_team(run.team).filter(pk=run.spec.get("study")).first()
+        return Related(url=reverse("studies:detail", args=[study.pk]), label=study.name) if study else None
     if run.kind == Run.Kind.EXPORT:
         version = AdapterVersion.objects.for_team(run.team).filter(pk=run.spec.get("version")).first()
         if version:

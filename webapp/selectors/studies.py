@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 
 from ml.errors import NotFoundError
 from ml.specs.study import TECHNIQUES, Technique, why_not_studied
@@ -87,6 +87,8 @@ class StudyRow:
     counts: Counts
     said: str
     """What can be said: the first finding's sentence, "" while there is none."""
+    why: str
+    """The same finding's text."""
     best: BoardEntry | None
     """The best so far, with its measure."""
     metric_label: str
@@ -175,8 +177,9 @@ def counts_of(cells: Iterable[CellView]) -> Counts:
 def _boards_of(studies: Sequence[Study]) -> dict[int, Board | None]:
     """By study: the newest board of a run that has not published, else the published one."""
     runs = [study.run_id for study in studies if study.run and study.run.state != Run.State.SUCCEEDED]
-    rows = RunEvent.objects.filter(run_id__in=runs, name="board").order_by("pk").values_list("run_id", "data")
-    newest = dict(rows)
+    # A board is large and there is one after every few cells: only the newest of each run is read.
+    last = RunEvent.objects.filter(run_id__in=runs, name="board").values("run_id").annotate(last=Max("pk"))
+    newest = dict(RunEvent.objects.filter(pk__in=last.values("last")).values_list("run_id", "data"))
     return {study.pk: board_of(newest.get(study.run_id) or study.board) for study in studies}
 
 
@@ -198,6 +201,7 @@ def rows_of(studies: Sequence[Study]) -> list[StudyRow]:
 def _row(study: Study, board: Board | None, cells: list[CellView]) -> StudyRow:
     return StudyRow(
         study=study, state=state_of(study), counts=counts_of(cells), said=board.said if board else "",
+        why=board.findings[0].text if board and board.findings else "",
         best=board.best if board else None, metric_label=board.label if board else "", device_s=_device_s(cells),
         budget_s=float(study.spec.get("budget_s") or 0),
     )  # fmt: skip

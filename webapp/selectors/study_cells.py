@@ -98,12 +98,18 @@ def key_of(technique: str, seed: int, share: float = 1.0) -> str:
     return f"{technique}-s{seed}" + ("" if share == 1 else f"-{share:g}")
 
 
+def learns_from_rows(technique: Technique) -> bool:
+    """Whether more training rows can make it better, so that it has a place on the data-size curve."""
+    return technique.kind == "trained" or technique.name == "few_shot_nearest"
+
+
 def planned_cells(spec: Mapping[str, Any]) -> list[tuple[Technique, int, float]]:
     """(technique, seed, share) of every cell that a spec asks for; as ml/study/cells.py, in the table's order."""
     seeds, found = list(spec.get("seeds") or [17]), []
+    on_curve = spec.get("curve_techniques") or spec.get("techniques") or []
     for technique in (TECHNIQUES[name] for name in spec.get("techniques") or [] if name in TECHNIQUES):
         found += [(technique, seed, 1.0) for seed in (seeds if technique.has_chance else seeds[:1])]
-        if technique.kind == "trained" or technique.name == "few_shot_nearest":
+        if technique.name in on_curve and learns_from_rows(technique):
             found += [(technique, seeds[0], float(share)) for share in spec.get("shares") or []]
     return found
 
