@@ -191,6 +191,7 @@ def by_objective(
     """A line for each test row, of a model of a family that no engine serves."""
     rows = dataset.splits["test"]
     progress(0, len(rows))
+    model.eval()
     lines = [
         {"place": place, "row": row.number, "question": row.messages[-1]["content"][:MOST_TEXT],
          "expected": row.completion}

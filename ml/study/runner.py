@@ -32,7 +32,7 @@ from ml.study.cells import Cell, Kept, cells_of, identity_of, ranked_by
 from ml.study.doing import Doing
 from ml.study.drawing import share_of
 from ml.study.report import write_reports
-from ml.study.training import Interrupted, as_error
+from ml.study.training import Interrupted, as_error, heard
 
 BOARD_SHARE = 0.01
 """Of the time so far that may go into boards while the study runs."""
@@ -65,13 +65,13 @@ class Study:
         should_stop: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.setting, self.spec, self.base, self.asking = setting, setting.spec, base, asking
-        self.budget, self.emit = budget, emit
+        self.budget, self.emit = budget, heard(emit)
         self.kept = Kept(setting.workdir / "out")
         self.cells = cells_of(self.spec, budget.order)
         self.work = setting.workdir / "work"
         self.doing = Doing(
             self.spec, setting.dataset, setting.mapping, self.work, base=base, asking=asking, budget=budget,
-            kept=self.kept, emit=emit, say=self._say, should_stop=should_stop,
+            kept=self.kept, emit=self.emit, say=self._say, should_stop=should_stop,
         )  # fmt: skip
         self.first_seed = self.spec.seeds[0]
         self._said = self._boards_s = 0.0

@@ -48,6 +48,18 @@ class Interrupted(Exception):
     """The study was asked to stop; the training under way has left a checkpoint."""
 
 
+def heard(emit: Emitter) -> Emitter:
+    """`emit`, where nobody listens any more reason to stop: it must not pass for a fault of the technique under way."""
+
+    def tell(event: str, values: dict[str, Any]) -> None:
+        try:
+            emit(event, **values)
+        except OSError as error:
+            raise Interrupted(f"nobody listens: {error}") from error
+
+    return Listener(tell)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Look:
     """The validation rows after `step` steps. `value` is the accuracy; None for free answers, whose loss counts."""

@@ -244,6 +244,7 @@ def test_other_families_answer_through_their_objective(
     base = load_backbone(study_models / shape, labels=dataset.labels if shape == "bert" else None)
     made = objective_for(tiny_spec(base=shape), base, dataset, 96)
     rows = dataset.splits["test"]
+    base.model.train()  # as a training leaves it, with dropout
     lines = by_objective(made, base.model, dataset, check=lambda: None, progress=lambda *_: None)
     if task == "classification":
         assert gots(lines) == best(dataset.labels, made.label_scores(base.model, rows, lambda: None))
