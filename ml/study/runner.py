@@ -98,17 +98,26 @@ class Study:
             for key in self.kept.take_over(self.setting.before, self._identities, metric=self.spec.metric):
                 self.emit("phase", text=f"{key} is taken over from before")
         self._count()
-        for cell in self.cells:
-            known = self.kept.read(cell.key)
-            if known is None or known["state"] == "left_out":
-                self._do(cell)
-                self._tell_board()
+        try:
+            for cell in self.cells:
+                known = self.kept.read(cell.key)
+                if known is None or known["state"] == "left_out":
+                    self._do(cell)
+                    self._tell_board()
+        except Interrupted:
+            self._finish()
+            raise
+        found = self._finish()
+        shutil.rmtree(self.work, ignore_errors=True)
+        return found
+
+    def _finish(self) -> dict[str, Any]:
+        """Board and reports of what is there."""
         with self.budget.spends("overhead"):
             self._keep_best_artifacts(*self.spec.techniques)
             found = self._board()
             write_reports(self.kept.out)
         self.emit("board", **found)
-        shutil.rmtree(self.work, ignore_errors=True)
         return found
 
     def _do(self, cell: Cell) -> None:
