@@ -89,6 +89,8 @@ class Placed:
 
     row: MatrixRow
     entry: BoardEntry | None
+    seed_s: float = 0.0
+    """What the plan says that a seed takes, the search left out; 0 where nothing was planned."""
 
     @property
     def is_once(self) -> bool:
@@ -103,18 +105,37 @@ class MatrixGroup:
     rows: list[Placed]
 
 
-def matrix_groups(matrix: Sequence[MatrixRow], board: Board | None) -> list[MatrixGroup]:
-    """What has no place yet first, then the groups of the leaderboard."""
+def matrix_groups(
+    matrix: Sequence[MatrixRow], board: Board | None, plan: Mapping[str, Any] | None = None
+) -> list[MatrixGroup]:
+    """What has no place yet first, then the groups of the leaderboard. `plan` is a `plan` event."""
+    takes = _planned(plan or {})
     ranked: list[list[BoardEntry]] = board.groups if board else []
     placed = {entry.technique for group in ranked for entry in group}
-    open_rows = [Placed(row=row, entry=None) for row in matrix if row.technique not in placed]
+    open_rows = [
+        Placed(row=row, entry=None, seed_s=takes.get(row.technique, 0.0))
+        for row in matrix if row.technique not in placed
+    ]  # fmt: skip
     groups = [MatrixGroup(title="Not placed yet", note="no figure on the test rows", rows=open_rows)] * bool(open_rows)
     by_name: Mapping[str, MatrixRow] = {row.technique: row for row in matrix}
     for number, group in enumerate(ranked):
-        rows = [Placed(row=by_name[one.technique], entry=one) for one in group if one.technique in by_name]
+        rows = [
+            Placed(row=by_name[one.technique], entry=one, seed_s=takes.get(one.technique, 0.0))
+            for one in group if one.technique in by_name
+        ]  # fmt: skip
         if rows:
             groups.append(MatrixGroup(rows=rows, **_named(number, len(group), len(ranked))))
     return groups
+
+
+def _planned(plan: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds a seed by technique."""
+    found = {}
+    for one in plan.get("techniques") or []:
+        parts = [one.get(name) for name in ("train_s", "measure_s")] if isinstance(one, Mapping) else []
+        if parts and all(isinstance(part, (int, float)) for part in parts):
+            found[str(one.get("technique"))] = float(sum(parts))
+    return found
 
 
 def _named(number: int, n_entries: int, n_groups: int) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class StudyPlan:
     budget_s: float = 0.0
 
     @property
+    def n_chosen(self) -> int:
+        return sum(one.is_chosen for one in self.techniques)
+
+    @property
     def left_out(self) -> list[TechniquePlan]:
         return [one for one in self.techniques if not one.is_chosen]
 

@@ -14,7 +14,7 @@ from webapp.reports import report_response
 from webapp.selectors import studies as select
 from webapp.selectors.study_lists import SEARCHED, SORTABLE, STANDINGS, listed
 from webapp.selectors.study_rows import SHOWS
-from webapp.views import same_rows, study_actions, study_forms
+from webapp.views import same_rows, study_actions, study_forms, study_plan
 from webapp.views.study_page import in_dispute, live_context, measured_cells, page_context
 
 LIVE_PARTS = ("state", "status", "matrix", "said")
@@ -88,6 +88,7 @@ urlpatterns = [
     path("", index, name="index"),
     path("archived/", archived, name="archived"),
     *study_forms.urlpatterns,
+    *study_plan.urlpatterns,
     *same_rows.urlpatterns,
     path("<int:pk>/", detail, name="detail"),
     path("<int:pk>/live/", live, name="live"),

@@ -51,7 +51,8 @@ def _moment(text: Any) -> datetime | None:
 
 def live_context(page: select.StudyPage) -> dict[str, Any]:
     return {
-        "page": page, "study": page.study, "board": page.board, "groups": matrix_groups(page.matrix, page.board),
+        "page": page, "study": page.study, "board": page.board,
+        "groups": matrix_groups(page.matrix, page.board, page.plan),
         "seeds": page.study.spec.get("seeds") or [], "shares": page.study.spec.get("shares") or [],
         "share_rows": [row for row in page.matrix if row.shares],
         "live": {"is_live": page.is_live, "last_event": page.last_event},
