@@ -174,6 +174,7 @@ def test_the_winner_is_promoted_and_production_points_at_it(client: Client, stud
     response = client.post(f"/studies/{study.pk}/promote/", {"entry": "lora-s17", "name": "triage",
                                                              "alias": "production"}, follow=True)  # fmt: skip
     assert "triage@1 is in the library; production points at it" in response.content.decode()
+    assert "entry, seed 17" in response.content.decode() and study.name in response.content.decode()
     version = AdapterVersion.objects.get()
     assert Alias.objects.get(name="production").version == version
     assert f"/adapters/{version.adapter_id}/1/" in page_of(client, f"/studies/{study.pk}/")

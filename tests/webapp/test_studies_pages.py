@@ -79,6 +79,22 @@ def test_boards_of_single_runs_stay_reachable(client: Client, team: Team):
     assert "Measured on the same rows" in page_of(client, "/studies/same-rows/")
 
 
+@pytest.mark.usefixtures("redis_url_unreachable")
+def test_home_leads_to_a_study_and_ticks_the_step_off_by_one(client: Client, asked: Study, tmp_path: Path):
+    assert 'href="/studies/new/"' in page_of(client, "/")
+    study = published(asked, tmp_path, RIGHT)
+    assert f'href="/studies/{study.pk}/"' in page_of(client, "/")
+    assert "Which one?" in page_of(client, "/search?q=which")
+
+
+def test_its_data_its_run_and_its_list_lead_to_one_another(client: Client, study: Study):
+    version = study.dataset_version
+    assert f"/studies/new/?dataset_version={version.pk}" in page_of(client, f"/datasets/{version.dataset_id}/")
+    assert f'href="/studies/{study.pk}/"' in page_of(client, f"/runs/{study.run_id}/")
+    page = page_of(client, f"/studies/{study.pk}/")
+    assert f'href="/runs/{study.run_id}/"' in page and f"/datasets/{version.dataset_id}/?version=1" in page
+
+
 READS = ("", "live/", "rows/", "report/md/")
 FORMS = ("extend/", "promote/")
 WRITES = ("stop/", "continue/", "rename/", "archive/")

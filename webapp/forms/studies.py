@@ -61,9 +61,11 @@ def _text(label: str, *, help_text: str = "", css: str = "", **attributes: str) 
 
 
 def add_problem(form: forms.Form, error: Any) -> None:
-    """A refusal beside the field that it names, else above the form."""
+    """A refusal beside the field that it names, else above the form; a hint that stands there already is left out."""
     name = NAMES.get(error.field, error.field)
-    form.add_error(name if name in form.fields else None, f"{error.message} {error.hint}".strip())
+    field = form.fields.get(name)
+    hint = "" if field is not None and field.help_text == error.hint else error.hint
+    form.add_error(name if field is not None else None, f"{error.message} {hint}".strip())
 
 
 class StudyForm(forms.Form):

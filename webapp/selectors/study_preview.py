@@ -39,7 +39,8 @@ class StudyPreview:
     """Rows of each kind that will be used."""
     points: float | None
     """The difference that the test rows show with 80 % power, as a share of 1."""
-    budget_s: float
+    budget_s: float | None
+    """0: no limit; None: not a time yet."""
     problems: list[str] = field(default_factory=list)
     curl: str = ""
 
@@ -57,7 +58,7 @@ def preview_of(form: StudyForm, *, origin: str) -> StudyPreview:
         version=version, asked=[Asked(technique=one, n_cells=counts[one.name]) for one in techniques],
         cannot=[choice for choice in form.choices if choice.reason and (wants_all or choice.is_there)],
         n_cells=sum(counts.values()), n_train=rows["train"], n_valid=rows["valid"], n_test=rows["test"],
-        points=points_apart(rows["test"]), budget_s=float(given.get(BUDGET) or 0),
+        points=points_apart(rows["test"]), budget_s=given.get(BUDGET),
         problems=[_named(form, name, text) for name, texts in form.errors.items() for text in texts],
         curl=_curl(form, origin),
     )  # fmt: skip

@@ -74,6 +74,7 @@ def _page(request: HttpRequest, adapter: Adapter, version: AdapterVersion | None
         "unserved": why_unserved(version) if version else "",
         "served": how_served(version.form) if version else "",
         **_exchange(version), "evaluations": figures_of(version) if version else [],
+        "studied": version.study_entries.select_related("study").first() if version else None,
         "may_write": request.principal.may("member"), "may_retire": request.principal.may("admin"), **extra,
     }  # fmt: skip
     return render(request, "adapters/detail.html", context, status=422 if extra.get("error") else 200)

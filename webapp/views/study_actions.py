@@ -82,7 +82,8 @@ def promote(request: HttpRequest, pk: int) -> HttpResponse:
     study = _study(request, pk)
     page = select.page_of(study)
     is_post, status = request.method == "POST", 200
-    form = PromoteForm(request.POST if is_post else None, cells=page.promotable, initial=_first(request, page))
+    cells = sorted(page.promotable, key=lambda cell: -(cell.measure.value if cell.measure else 0))
+    form = PromoteForm(request.POST if is_post else None, cells=cells, initial=_first(request, page))
     if is_post:
         if form.is_valid() and (version := _promoted(request, study, form)) is not None:
             return _to(version)

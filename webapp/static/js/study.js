@@ -9,13 +9,14 @@ const N_COLOURS = 4;
 
 const seconds = (v) => (v < 60 ? `${v} s` : v < 3600 ? `${v / 60} min` : `${v / 3600} h`);
 const bytes = (v) => (v < 1e3 ? `${v} B` : v < 1e6 ? `${v / 1e3} kB` : v < 1e9 ? `${v / 1e6} MB` : `${v / 1e9} GB`);
-const decades = [...Array(13).keys()].flatMap((power) => [1, 2, 5].map((factor) => factor * 10 ** power));
+const marks = (factors) => [...Array(13).keys()].flatMap((power) => factors.map((factor) => factor * 10 ** power));
+const decades = marks([1, 2, 5]); const finer = marks([1, 1.5, 2, 2.5, 3, 4, 5, 6, 8]);
 const COSTS = {
   latency: { x: "latency p50, log scale", text: (v) => (v < 1000 ? `${v} ms` : `${v / 1000} s`), marks: decades },
   size: { x: "size of its files, log scale", text: bytes, marks: decades },
   training: { x: "one training, log scale", text: seconds, marks: [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400, 172800, 604800] },
 };
-const MOST_TICKS = 6;
+const LEAST_TICKS = 3; const MOST_TICKS = 6;
 
 function thinned(marks) {
   const step = Math.ceil(marks.length / MOST_TICKS);
@@ -23,13 +24,14 @@ function thinned(marks) {
 }
 
 // Zero has no logarithm: it gets a place of its own at the left.
-function costAxis(values, { text, marks }) {
+function costAxis(values, { text, marks: coarse }) {
   const positive = values.filter((v) => v > 0);
   if (!positive.length) return { at: () => 1, xrange: [0.5, 2], xticks: [1], xlabels: ["0"] };
   const low = Math.min(...positive) / 1.35; const high = Math.max(...positive) * 1.35;
   const hasZero = positive.length < values.length;
   const zero = low / (high / low) ** 0.12;
-  const ticks = thinned(marks.filter((mark) => mark >= low && mark <= high));
+  const within = (all) => all.filter((mark) => mark >= low && mark <= high);
+  const ticks = thinned(within(coarse).length < LEAST_TICKS ? within(finer) : within(coarse));
   return {
     at: (v) => (v > 0 ? v : zero), xrange: [hasZero ? zero / (high / low) ** 0.06 : low, high],
     xticks: [...(hasZero ? [zero] : []), ...ticks], xlabels: [...(hasZero ? ["0"] : []), ...ticks.map(text)],
