@@ -85,7 +85,10 @@ def test_asked_to_stop_it_says_so_and_keeps_what_is_done(studying: Studying, tmp
     code, _ = studying.run(tmp_path / "work", emit=emit, **GIVEN)
     assert code == STOPPED
     assert told.events[-1] == {"event": "stopped", "step": 0}
-    assert list(read_cells(tmp_path / "work" / "out")) == ["self_consistency-s17"]
+    out = tmp_path / "work" / "out"
+    assert list(read_cells(out)) == ["self_consistency-s17"]
+    assert not told.named("board")[-1]["complete"]
+    assert all((out / name).is_file() for name in ("board.json", "study.json", "report.html", "report.md"))
 
 
 def test_a_supervisor_that_is_gone_is_no_fault_of_the_technique(
