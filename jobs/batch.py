@@ -124,7 +124,7 @@ def _preparer(batch: Batch) -> Callable[[Mapping[str, Any]], Line]:
         reply = prepared.reply
         requests = [{k: v for k, v in asdict(request).items() if k != "id"} for request in prepared.requests]
         shape = {"model": reply.model, "kind": reply.kind, "n": reply.n, "n_logprobs": reply.n_logprobs,
-                 "echo": list(reply.echo)}  # fmt: skip
+                 "echo": list(reply.echo), "choices": list(reply.choices)}  # fmt: skip
         return {"requests": requests, "reply": shape}
 
     def chat(body: Mapping[str, Any]) -> Line:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import codecs
+import math
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,8 @@ class Reply:
     """Alternatives that each token is told with; None: no log-probabilities at all."""
     echo: Sequence[str] = ()
     """Text that each answer's own is told behind."""
+    choices: Sequence[str] = ()
+    """Texts that each answer was chosen from."""
     with_usage: bool = False
     """Whether the last chunk of a stream tells the usage."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -135,12 +138,19 @@ class Reply:
 
     def whole(self) -> dict[str, Any]:
         """The chat.completion or text_completion object, once every answer is done."""
-        extras = self.answers[0].extras()
+        extras = self._extras(self.answers[0])
         if len(self.answers) > 1:
-            extras["answers"] = [{"index": answer.index, **answer.extras()} for answer in self.answers]
+            extras["answers"] = [{"index": answer.index, **self._extras(answer)} for answer in self.answers]
         choices = [self._choice(answer) for answer in self.answers]
         name = "chat.completion" if self.kind == "chat" else "text_completion"
         return {**self._head(name), "choices": choices, "usage": self.usage(), "coldframe": extras}
+
+    def _extras(self, answer: Answer) -> dict[str, Any]:
+        scores = answer.done.get("scores") or ()
+        if len(scores) != len(self.choices) or not self.choices:
+            return answer.extras()
+        chances = sorted(zip(self.choices, _softmax(scores), strict=True), key=lambda pair: -pair[1])
+        return {**answer.extras(), "scores": {choice: round(chance, 4) for choice, chance in chances}}
 
     def _head(self, name: str) -> dict[str, Any]:
         return {"id": self.id, "object": name, "created": self.created, "model": self.model}
@@ -194,10 +204,18 @@ class Reply:
 
     def closing(self, answer: Answer) -> dict[str, Any]:
         """The chunk with the reason for the end, and with all that OpenAI has no field for."""
-        return self._chunk([self._part(answer, None, finish_reason=answer.finish_reason)], coldframe=answer.extras())
+        return self._chunk(
+            [self._part(answer, None, finish_reason=answer.finish_reason)], coldframe=self._extras(answer)
+        )
 
     def of_usage(self) -> dict[str, Any]:
         return self._chunk([], usage=self.usage())
+
+
+def _softmax(scores: Sequence[float]) -> list[float]:
+    """Probabilities from log probabilities, among these alone."""
+    weights = [math.exp(score - max(scores)) for score in scores]
+    return [weight / sum(weights) for weight in weights]
 
 
 def embedding_list(found: Mapping[str, Any], *, model: str, encoding: str) -> dict[str, Any]:

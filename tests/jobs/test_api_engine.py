@@ -104,6 +104,15 @@ def test_a_prompt_exactly_at_the_limit_is_answered_and_one_token_more_is_refused
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_an_answer_is_chosen_among_those_that_were_sent(client: openai.OpenAI) -> None:
+    choices = ["red", "deep blue", "green"]
+    answer = client.chat.completions.create(**ASK, extra_body={"choices": choices})
+    scores = answer.model_extra["coldframe"]["scores"]
+    assert set(scores) == set(choices) and sum(scores.values()) == pytest.approx(1, abs=0.001)
+    assert answer.choices[0].message.content == max(scores, key=lambda choice: scores[choice])
+    assert answer.usage.completion_tokens == 0
+
+
 def test_a_penalty_on_what_was_said_makes_an_answer_say_less_twice(client: openai.OpenAI) -> None:
     def n_distinct(**fields: float) -> int:
         answer = client.chat.completions.create(

@@ -77,7 +77,7 @@ class Responder:
         logprobs = {"logprobs": _logprobs(told, request.n_logprobs)} if request.n_logprobs else {}
         self._event(request, "token", text=text, ids=[1], step=self.step, rows=rows, **logprobs)
 
-    def finish(self, request: stream.GenerateRequest, *, reason: str = "stop", n_tokens: int = 3) -> None:
+    def finish(self, request: stream.GenerateRequest, *, reason: str = "stop", n_tokens: int = 3, **more: Any) -> None:
         usage = {"prompt_tokens": 30, "completion_tokens": n_tokens, "total_tokens": 30 + n_tokens}
         figures = {"first_step": self.step - n_tokens + 1, "last_step": self.step, "first_token_ms": 40.0,
                    "tokens_per_s": 30.0}  # fmt: skip
@@ -85,7 +85,7 @@ class Responder:
             "answer_finished", request, text=self.texts.get(request.id, ""), finish_reason=reason, usage=usage,
             sources=self.sources.get(request.id, []), info=figures,
         )  # fmt: skip
-        self._event(request, "done", finish_reason=reason, usage=usage, **figures)
+        self._event(request, "done", finish_reason=reason, usage=usage, **figures, **more)
 
     def fail(self, request: stream.GenerateRequest, error: ColdframeError) -> None:
         self._keep("answer_failed", request, error=error.as_dict(), text=self.texts.get(request.id, ""))

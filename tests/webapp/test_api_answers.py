@@ -182,6 +182,36 @@ async def test_texts_that_vote_are_one_answer(engine, token, team):
         assert (response.status_code, error_of(response)["param"]) == (400, next(iter(fields)))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_chosen_and_the_others_chances_told(engine, token, stream):
+    def choose(responder: Responder, request: Any) -> None:
+        responder.start(request)
+        responder.say(request, request.choices[1])
+        responder.finish(request, n_tokens=0, scores=[-3.0, -1.0])
+
+    with Answering(engine, choose):
+        response = await asked(token, choices=["red", "blue"], stream=stream)
+        told = (await lines_of(response))[-1] if stream else body_of(response)
+    assert told["coldframe"]["scores"] == {"blue": 0.8808, "red": 0.1192}
+    if not stream:
+        assert told["choices"][0]["message"]["content"] == "blue"
+
+
+NOT_CHOSEN: list[tuple[dict[str, Any], str]] = [
+    ({"choices": []}, "choices"), ({"choices": ["a"]}, "choices"), ({"choices": ["a", "a"]}, "choices"),
+    ({"choices": ["a", " "]}, "choices"), ({"choices": [str(n) for n in range(257)]}, "choices"),
+    ({"choices": ["a", "b" * 1001]}, "choices"), ({"choices": ["a", "b"], "n": 2}, "n"),
+    ({"choices": ["a", "b"], "logprobs": True}, "logprobs"),
+    ({"choices": ["a", "b"], "response_format": {"type": "json_object"}}, "response_format"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "param"), NOT_CHOSEN, ids=[str(f)[:40] for f, _ in NOT_CHOSEN])
+async def test_choices_that_cannot_be_made_are_a_clear_400(engine, token, fields, param):
+    response = await asked(token, **fields)
+    assert (response.status_code, error_of(response)["param"]) == (400, param)
+
+
 # Texts
 
 

@@ -9,6 +9,8 @@ MAX_N = 8
 """Answers to one prompt."""
 MAX_PROMPTS = 32
 """Of one call to /v1/completions; and its answers in all."""
+MAX_CHOICES, MAX_CHOICE_CHARS = 256, 1000
+"""Texts to choose an answer from."""
 MAX_LISTED = 100
 """Files or batches of one page."""
 MAX_LOGPROBS = 20

@@ -20,6 +20,8 @@ from ml.specs import writes_text
 from webapp.api.errors import spec_error
 from webapp.api.limits import (
     EMBEDDING_NAME,
+    MAX_CHOICE_CHARS,
+    MAX_CHOICES,
     MAX_INPUT_CHARS,
     MAX_INPUTS,
     MAX_LOGPROBS,
@@ -107,6 +109,25 @@ def _reply(requests: Sequence[stream.GenerateRequest], target: Target, **values:
     return Reply(id=f"{start}-{requests[0].id}", model=target.name, answers=answers, **values)
 
 
+def _choices(body: ChatRequest, target: Target) -> list[str]:
+    """The texts that the answer is chosen from; none: it is written."""
+    texts = body.choices
+    if texts is None:
+        return []
+    is_good = 2 <= len(texts) <= MAX_CHOICES and len(set(texts)) == len(texts)
+    if not is_good or not all(text.strip() and len(text) <= MAX_CHOICE_CHARS for text in texts):
+        raise SpecError(
+            f"choices must be 2 to {MAX_CHOICES} different texts of 1 to {MAX_CHOICE_CHARS:,} characters, "
+            f"got {texts!r:.60}.", field="choices",
+        )  # fmt: skip
+    other = next((name for name in ("response_format", "logprobs", "n") if getattr(body, name)), "")
+    if other:
+        raise SpecError(f"An answer that is chosen comes without {other}.", hint="Leave it out.", field=other)
+    if not writes_text(target.form) or target.frame.rule:
+        raise SpecError(f"{target.asked} has an answer of its own to give.", hint="Leave choices out.", field="choices")
+    return [clean_text(text, field="choices") for text in texts]
+
+
 def _check_special(target: Target, *, n: int, has_logprobs: bool, schema: str) -> None:
     """What an adapter that picks a label, or a prompt that votes, cannot do besides."""
     if not writes_text(target.form) and (has_logprobs or schema):
@@ -163,16 +184,19 @@ def chat(team: Team, body: ChatRequest, *, find: Find = resolve) -> Prepared:
     collection = _collection(team, body.collection)
     n, n_logprobs, schema = whole_number("n", body.n, 1, MAX_N, 1), _chat_logprobs(body), _schema(body.response_format)
     _check_special(target, n=n, has_logprobs=n_logprobs is not None, schema=schema)
+    choices = _choices(body, target)
     messages = [message.as_dict() for message in body.messages]
     for message in messages:
         message["content"] = clean_text(message["content"], field="messages")
     request = request_for(
         target=target, team_id=team.pk, messages=messages, sampling=_sampling(body, has_schema=bool(schema)),
         collection_id=collection.pk if collection else None, deadline_s=_deadline_s(body), schema=schema,
+        choices=choices,
         n_logprobs=0 if n_logprobs is None else max(n_logprobs, 1),
     )  # fmt: skip
     requests = _copies(request, n)
-    reply = _reply(requests, target, n=n, n_logprobs=n_logprobs, with_usage=_with_usage(body))
+    with_usage = _with_usage(body)
+    reply = _reply(requests, target, n=n, n_logprobs=n_logprobs, choices=choices, with_usage=with_usage)
     return Prepared(requests=requests, reply=reply)
 
 

@@ -78,6 +78,7 @@ class ChatRequest(Sampled):
     messages: list[ChatMessage] = Field(..., min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Whole | None = Field(None, description="The newer name of max_tokens.")
     collection: str | None = Field(None, description="Answer from this collection of your team, with citations.")
+    choices: list[str] | None = Field(None, description="The answer is the likeliest of these texts; none is written.")
     response_format: ResponseFormat | None = Field(None, description="JSON of any shape, or of one JSON schema.")
     logprobs: Flag | None = Field(None, description="Tell each token's log-probability.")
     top_logprobs: Whole | None = Field(None, description="0 to 20 alternatives to each token; needs logprobs.")
