@@ -100,9 +100,7 @@ class Asking(Generic[ItemT]):
         self.say(now=True)
 
     async def _take_back(self, tasks: list[asyncio.Task[Any]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stream.end_tasks(tasks)
         for request_id in list(self._under_way):
             with suppress(ColdframeError):
                 await stream.acancel(request_id)

@@ -80,8 +80,7 @@ class Asking(asking.Asking[Item]):
         try:
             answers = list(await asyncio.gather(*tasks))
         finally:
-            for task in tasks:
-                task.cancel()
+            await stream.end_tasks(tasks)
         reply = item.reply or {}
         start = "chatcmpl" if reply.get("kind") == "chat" else "cmpl"
         return Reply(id=f"{start}-{stream.new_id()}", answers=answers, **reply).whole()

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.stream_redis import async_client, client, redis_errors
+from jobs.stream_redis import end_tasks as end_tasks
 from jobs.stream_request import GenerateRequest as GenerateRequest
 from jobs.stream_request import new_id as new_id
 from ml.errors import BusyError, ColdframeError, NotFoundError, UnavailableError

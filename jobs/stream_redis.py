@@ -7,7 +7,7 @@ silent one after some seconds), so that a request never hangs on a Redis that is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -59,6 +59,16 @@ def async_client() -> Any:
         retry = AsyncRetry(ConstantBackoff(0.05), 1)
         _by_loop[loop] = redis.asyncio.Redis.from_url(redis_url(), retry=retry, **_options())
     return _by_loop[loop]
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels tasks and waits for their end. More than once: redis-py takes a cancellation that comes while it connects
+    for a connection that failed, and tries again."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.1)
 
 
 @contextmanager

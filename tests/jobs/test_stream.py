@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
@@ -151,3 +152,20 @@ def test_engines_lists_live_heartbeats_only(redis_child: RedisChild):  # noqa: F
         redis.hset(stream.engine_key(name), mapping={"id": json.dumps(name), "rows": "[]"})
         redis.zadd(stream.ENGINES, {name: beat})
     assert stream.engines() == [{"id": "live", "rows": []}]
+
+
+async def test_readers_end_whenever_they_are_told_to(redis_child: RedisChild):  # noqa: F811
+    """A cancellation that came while a connection was made was lost, and whoever waited for the end waited for ever."""
+
+    async def read(request_id: str) -> None:
+        async for _ in stream.events(request_id, block_s=1):
+            pass
+
+    for n in range(30):
+        request = request_of()
+        await stream.asubmit([request])
+        tasks = [asyncio.create_task(read(request.id)) for _ in range(3)]
+        for _ in range(n % 10):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(stream.end_tasks(tasks), timeout=20)
+        assert all(task.done() for task in tasks)

@@ -290,3 +290,34 @@ async def test_each_name_tells_what_it_stands_for(engine, token, team, settings)
     assert told["prompt:reply"]["kind"] == "prompt" and told["prompt:reply"]["resolved"] == "prompt:reply@1"
     one = body_of(await call(token, "models/triage@production"))
     assert one["id"] == "triage@production" and one["coldframe"] == told["triage@production"]
+
+
+async def test_passages_of_a_collection_are_found_by_name(engine, token, team, other_team, monkeypatch):
+    from jobs import stream
+    from webapp.models import Collection
+
+    asked_for: list[dict[str, Any]] = []
+
+    async def found(kind: str, payload: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        asked_for.append(payload)
+        return {"hits": [{"n": 1, "title": "a.md", "page": 2, "start": 0, "end": 4, "score": 0.5, "text": "tree"}]}
+
+    monkeypatch.setattr(stream, "acall_service", found)
+    law = await Collection.objects.acreate(team=team, name="law")
+    await Collection.objects.acreate(team=other_team, name="theirs")
+    body = body_of(await call(token, "collections/law/search", {"query": "a tree", "top_k": 3}))
+    assert body["data"][0]["title"] == "a.md" and body["data"][0]["score"] == 0.5
+    assert asked_for == [{"team_id": team.pk, "collection_id": law.pk, "query": "a tree", "k": 3}]
+    assert body_of(await call(token, "collections/law/search", {"query": " "}))["data"] == []
+    for name, fields, status in [("theirs", {}, 404), ("law", {"top_k": 51}, 400), ("law", {"surprise": 1}, 400)]:
+        response = await call(token, f"collections/{name}/search", {"query": "x"} | fields)
+        assert response.status_code == status and error_of(response)
+
+
+async def test_a_run_is_stopped_once(engine, token, team, redis_url):
+    from webapp.models import Run
+
+    run = await Run.objects.acreate(team=team, kind=Run.Kind.TRAIN, title="ada")
+    assert body_of(await call(token, f"runs/{run.pk}/cancel", {}))["state"] == "cancelled"
+    again = await call(token, f"runs/{run.pk}/cancel", {})
+    assert (again.status_code, error_of(again)["code"]) == (409, "too_late")

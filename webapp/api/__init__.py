@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
-from webapp.api import batches, chat, datasets, embeddings, evaluations, files, models, runs, studies, uploads
+from webapp.api import batches, chat, datasets, embeddings, evaluations, files, models, runs, search, studies, uploads
 from webapp.api.errors import add_handlers
 from webapp.errors import request_id_of
 from webapp.policy import Level, policy
@@ -18,7 +18,8 @@ LEVELS: dict[str, Level] = {
     "chat_completions": "viewer", "completions": "viewer", "embeddings": "viewer",
     "files": "viewer", "file": "viewer", "file_content": "viewer",
     "batches": "viewer", "batch": "viewer", "batch_cancel": "member",
-    "run_create": "member", "run": "viewer",
+    "collection_search": "viewer",
+    "run_create": "member", "run": "viewer", "run_cancel": "member",
     "evaluation_create": "member", "evaluation": "viewer",
     "dataset_uploads": "member", "dataset_upload": "member", "dataset_upload_hub": "member",
     "dataset_upload_mapping": "member", "dataset_version_create": "member",
@@ -49,7 +50,7 @@ api = Api(
     },
 )  # fmt: skip
 add_handlers(api)
-for part in (models, chat, embeddings, files, batches, uploads, datasets, runs, evaluations, studies):
+for part in (models, chat, embeddings, files, batches, search, uploads, datasets, runs, evaluations, studies):
     api.add_router("", part.router)
 
 urlpatterns = api.urls[0]

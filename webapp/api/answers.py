@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,16 +42,17 @@ class Asked:
     async def events(self) -> AsyncIterator[Event]:
         """The answers' events. Errors are raised; a reader that leaves, or may not read any more, stops the rows."""
         try:
-            async for place, event in _merged([request.id for request in self.requests]):
-                if not await self.guard.holds():
-                    raise ColdframeError(
-                        "The token was revoked or its owner suspended.", code="invalid_api_key", status=401
-                    )  # fmt: skip
-                if event["event"] in stream.FINAL_EVENTS:
-                    self._open.discard(self.requests[place].id)
-                if event["event"] == "error":
-                    raise stream.error_from(event["error"])
-                yield self.reply.answers[place], event
+            async with aclosing(_merged([request.id for request in self.requests])) as merged:
+                async for place, event in merged:
+                    if not await self.guard.holds():
+                        raise ColdframeError(
+                            "The token was revoked or its owner suspended.", code="invalid_api_key", status=401
+                        )  # fmt: skip
+                    if event["event"] in stream.FINAL_EVENTS:
+                        self._open.discard(self.requests[place].id)
+                    if event["event"] == "error":
+                        raise stream.error_from(event["error"])
+                    yield self.reply.answers[place], event
         finally:
             for request_id in list(self._open):
                 self._open.discard(request_id)
@@ -71,7 +73,7 @@ class Asked:
         response.headers["X-RateLimit-Reset-Requests"] = "0s" if left else f"{RESET_S}s"
 
 
-async def _merged(ids: Sequence[str]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+async def _merged(ids: Sequence[str]) -> AsyncGenerator[tuple[int, dict[str, Any]], None]:
     """(place of the answer, event) until every answer has ended."""
     if len(ids) == 1:
         async for _, event in stream.events(ids[0], block_s=1):
@@ -96,9 +98,7 @@ async def _merged(ids: Sequence[str]) -> AsyncIterator[tuple[int, dict[str, Any]
             n_open -= item["event"] in stream.FINAL_EVENTS
             yield place, item
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stream.end_tasks(tasks)
 
 
 async def whole(asked: Asked) -> dict[str, Any]:

@@ -13,6 +13,9 @@ MAX_CHOICES, MAX_CHOICE_CHARS = 256, 1000
 """Texts to choose an answer from."""
 MAX_LISTED = 100
 """Files or batches of one page."""
+MAX_PASSAGES = 50
+SEARCH_S = 30.0
+"""How long a search may take."""
 MAX_LOGPROBS = 20
 MAX_TEXT_LOGPROBS = 5
 """Of /v1/completions, as OpenAI has it."""

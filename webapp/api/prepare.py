@@ -145,9 +145,8 @@ def _check_special(target: Target, *, n: int, has_logprobs: bool, schema: str) -
 # Chat
 
 
-def _collection(team: Team, name: str | None) -> Collection | None:
-    if name is None:
-        return None
+def collection_named(team: Team, name: str) -> Collection:
+    """Raises NotFoundError."""
     found = Collection.objects.for_team(team).filter(name=name.replace("\x00", "")).first()
     if found is None:
         raise NotFoundError(
@@ -181,7 +180,7 @@ def chat(team: Team, body: ChatRequest, *, find: Find = resolve) -> Prepared:
             hint="End messages with the question.", field="messages",
         )  # fmt: skip
     target = find(team=team, name=body.model)
-    collection = _collection(team, body.collection)
+    collection = None if body.collection is None else collection_named(team, body.collection)
     n, n_logprobs, schema = whole_number("n", body.n, 1, MAX_N, 1), _chat_logprobs(body), _schema(body.response_format)
     _check_special(target, n=n, has_logprobs=n_logprobs is not None, schema=schema)
     choices = _choices(body, target)

@@ -7,9 +7,9 @@ from typing import Any
 from django.http import HttpRequest
 from ninja import Body, Router
 
-from ml.errors import NotFoundError, SpecError
+from ml.errors import ColdframeError, NotFoundError, SpecError
 from webapp.models import DatasetVersion, Run
-from webapp.services.runs import training_submit
+from webapp.services.runs import run_cancel, training_submit
 
 router = Router(tags=["runs"])
 
@@ -49,9 +49,25 @@ def run_create(request: HttpRequest, body: Body[dict[str, Any]]) -> Any:
     return 201, as_json(run)
 
 
-@router.get("/runs/{int:run_id}", response=dict, url_name="run", summary="One run with its progress")
-def run_get(request: HttpRequest, run_id: int) -> dict[str, Any]:
+def _run_of(request: HttpRequest, run_id: int) -> Run:
     run = Run.objects.for_team(request.team).filter(pk=run_id).first()  # type: ignore[attr-defined]
     if run is None:
         raise NotFoundError(f"No run {run_id} in this team.")
-    return as_json(run)
+    return run
+
+
+@router.get("/runs/{int:run_id}", response=dict, url_name="run", summary="One run with its progress")
+def run_get(request: HttpRequest, run_id: int) -> dict[str, Any]:
+    return as_json(_run_of(request, run_id))
+
+
+@router.post("/runs/{int:run_id}/cancel", response=dict, url_name="run_cancel", summary="Stop a run")
+def run_stop(request: HttpRequest, run_id: int) -> dict[str, Any]:
+    """A waiting run ends at once; a running one writes its checkpoint first."""
+    run = _run_of(request, run_id)
+    if run_cancel(run=run, user=request.user) == "too_late":
+        raise ColdframeError(
+            f"{run} is {run.get_state_display().lower()}.", hint="Only a run that is not over can be stopped.",
+            status=409, code="too_late",
+        )  # fmt: skip
+    return as_json(_run_of(request, run_id))
