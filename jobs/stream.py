@@ -270,6 +270,12 @@ async def aengines() -> list[dict[str, Any]]:
         return _heartbeats(await pipe.execute())
 
 
+def unfinished(team_id: int) -> int:
+    """Requests of the team that are not answered yet, by its count in the queue."""
+    with redis_errors("look into the queue"):
+        return int(client().hget(LOAD, str(team_id)) or 0)
+
+
 def setup_progress() -> dict[str, Any] | None:
     """How far the starter models are: state (running, ready, failed), text, done, total, share in per cent; or None."""
     with redis_errors("look up the set-up"):

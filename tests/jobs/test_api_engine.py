@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import httpx
 import openai
 import pytest
+from selectolax.lexbor import LexborHTMLParser as HTMLParser
 
 from ml.data.chat import prompt_ids
 from tests.jobs.redis_fixture import RedisChild
@@ -33,6 +39,40 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     with running(redis.url, folder / "var", *engine, **settings) as (url, token):
         yield openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0, timeout=120)
     redis.stop()
+
+
+@pytest.fixture(scope="module")
+def snippets(client: openai.OpenAI) -> dict[str, str]:
+    """The API page's examples by their ids, as its copy buttons give them."""
+    url = str(client.base_url).removesuffix("/v1/")
+    with httpx.Client(base_url=url, follow_redirects=True, headers={"Referer": url}) as browser:
+        form = HTMLParser(browser.get("/accounts/login/").text).css_first("input[name=csrfmiddlewaretoken]")
+        fields = {"login": "u", "password": "a-long-password-1", "csrfmiddlewaretoken": form.attributes["value"]}
+        assert browser.post("/accounts/login/", data=fields).status_code == 200
+        page = HTMLParser(browser.get("/chat/api/").text)
+    return {node.attributes["id"]: node.text() for node in page.css(".cf-snippet pre[id]")}
+
+
+def test_the_pages_python_examples_run_as_they_stand(
+    client: openai.OpenAI, snippets: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the vectors, for which this engine has no model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLDFRAME_URL", str(client.base_url).removesuffix("/v1/"))
+    monkeypatch.setenv("COLDFRAME_TOKEN", client.api_key)
+    code = [snippets[name] for name in ("ask1c", "ask2c", "label1c", "shape0c", "batch0c", "batch1c")]
+    found: dict[str, Any] = {}
+    for text in code:
+        exec(compile(text, "the API page", "exec"), found)
+    assert json.loads(found["answer"].choices[0].message.content)["urgency"] in range(1, 6)
+    assert found["batch"].status == "validating" and (tmp_path / "requests.jsonl").is_file()
+
+
+@pytest.mark.parametrize("name", ["ask0c", "label0c", "shape1c"])
+def test_the_pages_curl_examples_run_as_they_stand(client: openai.OpenAI, snippets: dict[str, str], name: str) -> None:
+    env = {**os.environ, "COLDFRAME_URL": str(client.base_url).removesuffix("/v1/"), "COLDFRAME_TOKEN": client.api_key}
+    done = subprocess.run(["bash", "-c", snippets[name]], env=env, capture_output=True, text=True, check=True)
+    assert '"choices"' in done.stdout and '"error"' not in done.stdout
 
 
 def n_prompt(text: str) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
 
+from tests.webapp.prompt_data import stored
 from tests.webapp.responder import SOURCES, Responder
 from tests.webapp.test_targets import adapter_of
 from webapp.models import Collection, Conversation, Document, DocumentVersion, Message
@@ -197,3 +199,17 @@ def test_the_api_page_uses_the_teams_own_names(client, team):
     html = page(client.get(reverse("chat:api")))
     assert "triage@production" in html
     assert "http://testserver" in html
+    for path in ("/v1/completions", "/v1/batches", "/v1/files", "/v1/collections/{name}/search"):
+        assert path in html
+    assert "<script>" not in html and "Used just now" not in html, "Redis is away"
+
+
+def test_the_api_page_asks_for_the_teams_own_labels(client, team, other_team, redis_url):
+    theirs = stored(other_team, name="secret", train=(("a", "their label"), ("b", "other")))
+    adapter_of(other_team, "theirs", 1, dataset_version=theirs)
+    adapter_of(team, "triage", 1, dataset_version=stored(team))
+    Responder().beat(rows=[{"team_id": team.pk}, {"team_id": other_team.pk}])
+    html = unescape(page(client.get(reverse("chat:api"))))
+    assert '["billing", "internet", "outage"]' in html and "their label" not in html and "theirs" not in html
+    assert '"dataset"</span>: "support@1"' in html
+    assert "1 of 8 rows" in html

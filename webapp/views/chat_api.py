@@ -7,35 +7,38 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from webapp.api.limits import EMBEDDING_NAME, MAX_INPUTS
-from webapp.models import ApiToken, Collection
+from jobs.stream import TEAM_QUEUE_LIMIT
+from webapp.api.limits import EMBEDDING_NAME, MAX_CHOICES, MAX_INPUTS, MAX_N
+from webapp.models import ApiToken
 from webapp.policy import policy
-from webapp.selectors.chat_page import label_of
-from webapp.selectors.targets import BASE, choices, names_of_team
+from webapp.selectors import api_page
 from webapp.services.asking import DEADLINE_S, MAX_STOP_LENGTH, MAX_STOPS
-
-N_SHOWN = 8
 
 
 @policy("viewer")
 @require_GET
 def page(request: HttpRequest) -> HttpResponse:
-    found = choices(request.team)
-    own = next((c for c in found if c.name.endswith("@production")), None) or next(iter(found[1:]), found[0])
-    collection = Collection.objects.for_team(request.team).first()
+    picked = api_page.labelled(request.team)
     context = {
         "address": request.build_absolute_uri("/").rstrip("/"),
-        "own": own.name,
-        "names": [{"choice": c, "kind": label_of(c.method)} for c in found[:N_SHOWN]],
-        "n_names": len(names_of_team(request.team)),
-        "base": BASE,
+        **api_page.names_shown(request.team),
+        "labelled": picked.name,
+        "labelled_now": picked.now,
+        "choices": picked.as_json,
+        "first_choice": picked.labels[0],
+        "run": api_page.run_example(request.team),
+        "collection": api_page.a_collection(request.team),
+        "busy": api_page.busy(request.team),
         "base_model": settings.BASE_MODEL,
-        "collection": collection.name if collection else "",
         "embedding": EMBEDDING_NAME,
         "max_inputs": MAX_INPUTS,
+        "max_n": MAX_N,
+        "max_choices": MAX_CHOICES,
         "length": settings.ENGINE_LENGTH,
         "max_stops": MAX_STOPS,
         "max_stop_length": MAX_STOP_LENGTH,
+        "max_unfinished": TEAM_QUEUE_LIMIT,
+        "max_upload_mb": settings.MAX_UPLOAD_BYTES // 1024**2,
         "minutes": DEADLINE_S // 60,
         "has_token": ApiToken.objects.for_team(request.team).filter(revoked_at__isnull=True).exists(),
     }
