@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from ml.errors import ColdframeError
+from webapp.replies import error_body
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -20,6 +24,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 OVERHEAD_BYTES = 1024 * 1024
 """What a form may weigh beside its file."""
 IDLE_S = 60.0
+CODES = {408: "body_too_slow", 413: "body_too_large"}
 
 
 class BodyLimit:
@@ -80,12 +85,14 @@ class BodyLimit:
 
 async def _refuse(scope: Message, send: Send, status: int, message: str, hint: str) -> None:
     wants_json = b"json" in dict(scope.get("headers", [])).get(b"accept", b"") or scope["path"].startswith("/v1/")
-    error = {"message": f"{message} {hint}".strip(), "type": "invalid_request_error", "param": None, "code": "body"}
-    body = json.dumps({"error": error}) if wants_json else f"{message} {hint}\n"
+    request_id = f"rq_{uuid.uuid4().hex[:16]}"
+    error = ColdframeError(message, hint=hint, status=status, code=CODES.get(status, "bad_request"))
+    body = json.dumps(error_body(error, request_id)) if wants_json else f"{message} {hint}\n"
     kind = b"application/json" if wants_json else b"text/plain; charset=utf-8"
     headers = [
         (b"content-type", kind),
         (b"connection", b"close"),
+        (b"x-request-id", request_id.encode()),
         (b"content-length", str(len(body.encode())).encode()),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -263,4 +263,4 @@ def test_a_batch_stands_among_the_runs(api, member, client_of):
     client = client_of(member)
     assert "rows.jsonl" in client.get("/runs/").content.decode()
     page = client.get(f"/runs/{batch.run.pk}/")
-    assert page.status_code == 200 and "Batch" in page.content.decode()
+    assert page.status_code == 200 and batch.api_id in page.content.decode()

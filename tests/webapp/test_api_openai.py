@@ -68,6 +68,45 @@ def test_errors_arrive_as_the_clients_own_exceptions(client):
         client.with_options(api_key="cf-wrong").models.list()
 
 
+def test_files_and_batches(client):
+    """The scripted engine has no worker beside it: the batch waits, and is stopped while it does."""
+    line = b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "minilm", "input": "a"}}'
+    file = client.files.create(file=("rows.jsonl", line), purpose="batch")
+    assert client.files.content(file.id).read() == line and client.files.retrieve(file.id).bytes == len(line)
+    assert [one.id for one in client.files.list(purpose="batch")] == [file.id]
+    made = [
+        client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h", metadata={"n": str(n)}
+        )
+        for n in range(3)
+    ]
+    assert [one.id for one in client.batches.list(limit=1)] == [one.id for one in reversed(made)], "pages go on"
+    assert client.batches.retrieve(made[0].id).metadata == {"n": "0"}
+    assert {client.batches.cancel(one.id).status for one in made} == {"cancelled"}
+    with pytest.raises(openai.ConflictError):
+        client.batches.cancel(made[0].id)
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.content(file.id)
+
+
+def test_texts_and_answers_one_by_one(client):
+    answer = client.completions.create(model="base", prompt="Whose tree?", n=2)
+    assert [choice.text for choice in answer.choices] == [SAID, SAID]
+    texts = ["", ""]
+    for part in client.chat.completions.create(**ASK, n=2, stream=True, logprobs=True):
+        for choice in part.choices:
+            texts[choice.index] += choice.delta.content or ""
+            assert choice.logprobs is None or choice.logprobs.content
+    assert texts == [SAID, SAID]
+
+
+def test_a_clients_own_request_id_and_what_is_left_of_its_queue(client):
+    raw = client.chat.completions.with_raw_response.create(**ASK, extra_headers={"X-Request-ID": "mine-1"})
+    assert raw.headers["x-request-id"] == "mine-1"
+    assert int(raw.headers["x-ratelimit-remaining-requests"]) < int(raw.headers["x-ratelimit-limit-requests"])
+
+
 def _is_cancelled(request_id: str) -> bool:
     return bool(stream_redis.client().exists(f"cf:cancel:{request_id}"))
 

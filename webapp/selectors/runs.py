@@ -11,7 +11,18 @@ from django.urls import reverse
 
 from jobs.queue import QUEUE_OF
 from ml.specs import METHODS
-from webapp.models import AdapterVersion, Collection, DatasetVersion, Evaluation, Run, RunEvent, Study, Team, Upload
+from webapp.models import (
+    AdapterVersion,
+    Batch,
+    Collection,
+    DatasetVersion,
+    Evaluation,
+    Run,
+    RunEvent,
+    Study,
+    Team,
+    Upload,
+)
 from webapp.selectors.metrics import HEADLINES, Measure, measure
 from webapp.selectors.run_outcome import is_long, metric_named
 
@@ -268,6 +279,9 @@ def related(run: Run) -> Related | None:
     if run.kind == Run.Kind.STUDY:
         study = Study.objects.for_team(run.team).filter(pk=run.spec.get("study")).first()
         return Related(url=reverse("studies:detail", args=[study.pk]), label=study.name) if study else None
+    if run.kind == Run.Kind.BATCH:
+        batch = Batch.objects.for_team(run.team).filter(run=run).first()
+        return Related(url=reverse("chat:api") + "#batch", label=batch.api_id) if batch else None
     if run.kind == Run.Kind.EXPORT:
         version = AdapterVersion.objects.for_team(run.team).filter(pk=run.spec.get("version")).first()
         if version:
