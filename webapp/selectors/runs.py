@@ -7,21 +7,14 @@ from typing import Any
 
 from django.db.models import F, QuerySet
 from django.shortcuts import get_object_or_404
-from django.urls import reverse
 
 from jobs.queue import QUEUE_OF
 from ml.specs import METHODS
 from webapp.models import (
     AdapterVersion,
-    Batch,
-    Collection,
-    DatasetVersion,
-    Evaluation,
     Run,
     RunEvent,
-    Study,
     Team,
-    Upload,
 )
 from webapp.selectors.metrics import HEADLINES, Measure, measure
 from webapp.selectors.run_outcome import is_long, metric_named
@@ -251,43 +244,6 @@ def _log_texts(event: RunEvent) -> list[str]:
         return [f"finished with the weights of step {data['kept_step']}"]
     texts = {"stopped": f"stopped at step {data.get('step')}", "finished": "finished"}
     return [texts.get(event.name) or str(data.get("text", ""))]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Related:
-    """What a run works for, as a link."""
-
-    url: str
-    label: str
-
-
-def related(run: Run) -> Related | None:
-    """The collection it reads into; the data set version it made, else the upload it reads; what it measures for."""
-    if run.kind == Run.Kind.INGEST:
-        found = Collection.objects.for_team(run.team).filter(pk=run.spec.get("collection_id")).first()
-        return Related(url=reverse("collections:detail", args=[found.pk]), label=found.name) if found else None
-    if run.kind == Run.Kind.VALIDATE:
-        made = DatasetVersion.objects.for_team(run.team).filter(pk=run.result.get("dataset_version")).first()
-        if made:
-            return Related(url=reverse("datasets:detail", args=[made.dataset_id]), label=str(made))
-        upload = Upload.objects.for_team(run.team).filter(pk=run.spec.get("upload")).first()
-        return Related(url=reverse("datasets:upload", args=[upload.pk]), label=upload.filename) if upload else None
-    if run.kind == Run.Kind.EVALUATE:
-        evaluation = Evaluation.objects.for_team(run.team).filter(run=run).first()
-        url = reverse("evaluations:detail", args=[evaluation.pk]) if evaluation else ""
-        return Related(url=url, label=evaluation.name) if evaluation else None
-    if run.kind == Run.Kind.STUDY:
-        study = Study.objects.for_team(run.team).filter(pk=run.spec.get("study")).first()
-        return Related(url=reverse("studies:detail", args=[study.pk]), label=study.name) if study else None
-    if run.kind == Run.Kind.BATCH:
-        batch = Batch.objects.for_team(run.team).filter(run=run).first()
-        return Related(url=reverse("chat:api") + "#batch", label=batch.api_id) if batch else None
-    if run.kind == Run.Kind.EXPORT:
-        version = AdapterVersion.objects.for_team(run.team).filter(pk=run.spec.get("version")).first()
-        if version:
-            url = reverse("adapters:version", args=[version.adapter_id, version.number])
-            return Related(url=url, label=str(version))
-    return None
 
 
 def predicted_bytes(run: Run) -> int:

@@ -18,6 +18,7 @@ from webapp.policy import policy
 from webapp.selectors import run_outcome as outcome
 from webapp.selectors import runs as select
 from webapp.selectors.run_plan import spec_yaml
+from webapp.selectors.run_related import related
 from webapp.selectors.targets import why_unserved
 from webapp.services.runs import run_cancel, run_retry
 from webapp.views import run_forms, run_memory
@@ -69,7 +70,7 @@ def _detail_context(request: HttpRequest, run: Run) -> dict[str, Any]:
         "run": run,
         "row": select.rows_of([run])[0],
         "method": select.method_of(run),
-        "related": select.related(run),
+        "related": related(run),
         "predicted_bytes": select.predicted_bytes(run),
         "memory_ratio": select.memory_ratio(run),
         "version": version,
