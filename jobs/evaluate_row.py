@@ -10,7 +10,7 @@ from typing import Any
 from jobs import stream
 from jobs.stream import GenerateRequest
 from ml.errors import ColdframeError, NotFoundError, UnavailableError
-from ml.evaluate.answers import label_in
+from ml.evaluate.answers import kept_answers, label_in
 
 MOST_CHARACTERS = 20_000
 """Of an answer or a question that are kept."""
@@ -27,6 +27,8 @@ class Item:
     expected: str
     request: Any
     """Fields of a GenerateRequest without its id."""
+    answers: tuple[str, ...] = ()
+    """Every answer that counts as right, where there are several."""
 
     def __post_init__(self) -> None:
         fields = dict(self.request)
@@ -80,6 +82,7 @@ def read_answer(item: Item, outcome: Outcome, spec: dict[str, Any]) -> dict[str,
     """The row's line of the results; `got` is what counts, `text` what was written where that is more."""
     line: dict[str, Any] = {
         "place": item.place, "row": item.row, "question": item.question[:MOST_CHARACTERS], "expected": item.expected,
+        **kept_answers(item.answers),
     }  # fmt: skip
     if outcome.error is not None:
         return {**line, "got": "", "error": outcome.error.as_dict()}

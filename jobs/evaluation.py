@@ -17,7 +17,7 @@ from typing import Any
 from django.conf import settings
 
 from ml.errors import ArtifactError, NotFoundError
-from ml.evaluate.answers import Answered
+from ml.evaluate.answers import Answered, kept_answers
 from ml.evaluate.paired import compare, same_rows
 from webapp.models import Evaluation, Run
 
@@ -70,7 +70,7 @@ def requests_of(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         del request["id"]
         yield {
             "place": place, "row": row["row"], "question": asked_about(row), "expected": row["completion"],
-            "request": request,
+            "request": request, **kept_answers(row.get("answers") or ()),
         }  # fmt: skip
 
 

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any
 
-from ml.evaluate.metrics import exact_match, normalized
+from ml.evaluate.metrics import exact_match, normalized, token_f1
 
 _NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 NO_LABEL = ""
@@ -35,13 +36,33 @@ class Answered:
     """Negative log likelihood of the expected answer, all its tokens together, in nats."""
     n_tokens: int = 0
     """Tokens of the expected answer."""
+    answers: tuple[str, ...] = ()
+    """Every answer that counts as right, the expected one first; empty where it is the only one."""
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Answered:
         return cls(
             row=int(given["row"]), expected=given["expected"], got=given["got"],
             scores=tuple(given.get("scores") or ()), nll=given.get("nll"), n_tokens=int(given.get("n_tokens") or 0),
+            answers=tuple(given.get("answers") or ()),
         )  # fmt: skip
+
+    @cached_property
+    def wanted(self) -> str:
+        """What the answer is compared with: of all that count as right, the one with most words in common."""
+        return nearest(self.answers or (self.expected,), self.got)
+
+
+def nearest(answers: Sequence[str], got: str) -> str:
+    """Of several right answers the one that `got` is, or has most words in common with; the first of equals."""
+    if len(answers) == 1:
+        return answers[0]
+    return max(answers, key=lambda answer: (exact_match(answer, got), token_f1(answer, got)))
+
+
+def kept_answers(answers: Sequence[str]) -> dict[str, list[str]]:
+    """Of a row's line in the results: its right answers, where there are several."""
+    return {"answers": list(answers)} if len(answers) > 1 else {}
 
 
 def label_in(text: str, labels: Sequence[str]) -> str:
@@ -75,5 +96,9 @@ def is_right(answered: Answered, metric: str) -> bool:
     if metric in ("accuracy", "macro_f1", "ece"):
         return answered.got == answered.expected
     if metric == "numeric":
-        return same_number(answered.expected, answered.got)
-    return exact_match(answered.expected, answered.got)
+        return is_right_number(answered)
+    return exact_match(answered.wanted, answered.got)
+
+
+def is_right_number(answered: Answered) -> bool:
+    return any(same_number(answer, answered.got) for answer in answered.answers or (answered.expected,))

@@ -17,6 +17,7 @@ import torch
 
 from ml.data.rows import Dataset, Row
 from ml.evaluate import metrics, overlap
+from ml.evaluate.answers import nearest
 from ml.objectives import Check, Objective
 
 N_SAMPLES = 5
@@ -83,9 +84,14 @@ def _answer(objective: Objective, model: Any, rows: Sequence[Row], check: Check)
     lengths = [item.n_targets for item in objective.encode(rows)]
     answers = objective.answers(model, rows, check)
     return [
-        Outcome(row=row, got=got, correct=metrics.exact_match(row.completion, got), loss=loss, n_tokens=n)
+        Outcome(row=row, got=got, correct=metrics.exact_match(_wanted(row, got), got), loss=loss, n_tokens=n)
         for row, (got, loss), n in zip(rows, answers, lengths, strict=True)
     ]
+
+
+def _wanted(row: Row, got: str) -> str:
+    """Of a row's right answers the one that the given one comes nearest to."""
+    return nearest(row.answers or (row.completion,), got)
 
 
 def _classification_report(outcomes: list[Outcome]) -> Report:
@@ -104,7 +110,7 @@ def _classification_report(outcomes: list[Outcome]) -> Report:
 
 
 def _generation_report(outcomes: list[Outcome]) -> Report:
-    expected, got = [o.row.completion for o in outcomes], [o.got for o in outcomes]
+    expected, got = [_wanted(o.row, o.got) for o in outcomes], [o.got for o in outcomes]
     common = [metrics.token_f1(a, b) for a, b in zip(expected, got, strict=True)]
     loss = metrics.token_mean([o.loss for o in outcomes], [o.n_tokens for o in outcomes])
     n_right = sum(o.correct for o in outcomes)

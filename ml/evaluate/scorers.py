@@ -1,9 +1,10 @@
 """Every metric of an evaluation as a function of how often each row counts: value, interval and paired tests share it.
 
-Legend: N rows, L labels. A scorer is made once from the rows and then asked a thousand times with other weights. BLEU
-and chrF are of the corpus; perplexity is exp of the expected tokens' mean NLL; the calibration error is Guo et al. 2017
-(arXiv 1706.04599, section 2) with 15 bins of equal width over the probability of the chosen label, the labels' own
-probabilities made to sum to 1.
+Legend: N rows, L labels. A scorer is made once from the rows and then asked a thousand times with other weights. Where
+a row has several right answers, texts are compared with the one that has most words in common with what was given, as
+SQuAD does (arXiv 1606.05250). BLEU and chrF are of the corpus; perplexity is exp of the expected tokens' mean NLL; the
+calibration error is Guo et al. 2017 (arXiv 1706.04599, section 2) with 15 bins of equal width over the probability of
+the chosen label, the labels' own probabilities made to sum to 1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.evaluate import metrics, overlap
-from ml.evaluate.answers import Answered, is_right, same_number
+from ml.evaluate.answers import Answered, is_right, is_right_number
 from ml.evaluate.bootstrap import Floats, Weights
 
 N_BINS = 15
@@ -31,7 +32,7 @@ def scorer(name: str, rows: Sequence[Answered]) -> Scorer:
 
 def many_scorer(name: str, rows: Sequence[Answered]) -> ManyScorer:
     """The same metric for many draws at once."""
-    expected, got = [row.expected for row in rows], [row.got for row in rows]
+    expected, got = [row.wanted for row in rows], [row.got for row in rows]
     if name in _MANY:
         return _MANY[name](expected, got)
     if name in ROW_MEANS:
@@ -70,7 +71,7 @@ def _macro_f1(rows: Sequence[Answered]) -> Scorer:
 
 
 def _corpus(metric: Callable[[Sequence[str], Sequence[str]], Scorer]) -> Callable[[Sequence[Answered]], Scorer]:
-    return lambda rows: metric([row.expected for row in rows], [row.got for row in rows])
+    return lambda rows: metric([row.wanted for row in rows], [row.got for row in rows])
 
 
 def calibration(rows: Sequence[Answered]) -> tuple[NDArray[np.int64], Floats, Floats]:
@@ -109,10 +110,10 @@ def _perplexity(rows: Sequence[Answered]) -> Scorer:
 
 _ROW_SCORES: Mapping[str, Callable[[Answered], float]] = {
     "accuracy": lambda row: float(row.got == row.expected),
-    "numeric": lambda row: float(same_number(row.expected, row.got)),
-    "exact_match": lambda row: float(metrics.exact_match(row.expected, row.got)),
-    "token_f1": lambda row: metrics.token_f1(row.expected, row.got),
-    "rouge_l": lambda row: overlap.rouge_l_row(row.expected, row.got),
+    "numeric": lambda row: float(is_right_number(row)),
+    "exact_match": lambda row: float(metrics.exact_match(row.wanted, row.got)),
+    "token_f1": lambda row: metrics.token_f1(row.wanted, row.got),
+    "rouge_l": lambda row: overlap.rouge_l_row(row.wanted, row.got),
 }
 ROW_MEANS = frozenset(_ROW_SCORES)
 """Metrics that are the mean of what each row scores alone."""

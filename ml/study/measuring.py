@@ -22,7 +22,7 @@ from ml.engine.cache import heads_of
 from ml.engine.engine import Engine
 from ml.engine.types import Done, Event, Failed, Request, Sampling, Started
 from ml.errors import ColdframeError
-from ml.evaluate.answers import label_in
+from ml.evaluate.answers import kept_answers, label_in
 from ml.objectives import Objective
 from ml.specs.voting import extract, vote
 from ml.study.asking import Asked
@@ -141,7 +141,7 @@ class Measuring:
     def _line(self, item: _Asking, asked: Asked) -> dict[str, Any]:
         line: dict[str, Any] = {
             "place": item.place, "row": item.row.number, "question": item.row.messages[-1]["content"][:MOST_TEXT],
-            "expected": item.row.completion,
+            "expected": item.row.completion, **kept_answers(item.row.answers),
         }  # fmt: skip
         if item.error is not None:
             return {**line, "got": "", "error": item.error.as_dict()}
@@ -194,7 +194,7 @@ def by_objective(
     model.eval()
     lines = [
         {"place": place, "row": row.number, "question": row.messages[-1]["content"][:MOST_TEXT],
-         "expected": row.completion}
+         "expected": row.completion, **kept_answers(row.answers)}
         for place, row in enumerate(rows)
     ]  # fmt: skip
     if dataset.labels:

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from jobs.evaluate_row import Item, Outcome, read_answer
 from jobs.evaluation import command, requests_of
 from ml.errors import ColdframeError, NotFoundError, SpecError
+from ml.evaluate.answers import Answered, is_right
 from tests.webapp import library
 from tests.webapp.evaluating import LABELS, N_ROWS, data_version, published, submitted
+from webapp import storage
 from webapp.models import AuditEvent, DatasetVersion, Evaluation, EvaluationComparison, EvaluationRow, Outbox, Run
 from webapp.selectors.adapters import alias_verdict
 from webapp.selectors.evaluation_pairs import comparisons_with, disagreements, newest_pair, pair_of
-from webapp.selectors.evaluation_rows import rows_page
+from webapp.selectors.evaluation_rows import answered_row, rows_page
 from webapp.selectors.evaluations import confusion_of, cost_of, evaluations_of, figure
 from webapp.services.adapters import alias_move
 from webapp.services.evaluations import prices_set
@@ -141,6 +144,21 @@ def test_the_child_gets_its_requests_as_files(team: Any, member: Any, version: A
     assert words[1:] == ["-m", "jobs.evaluate", "--workdir", str(tmp_path)]
     assert len((tmp_path / "requests.jsonl").read_text().splitlines()) == N_ROWS
     assert json.loads((tmp_path / "spec.json").read_text())["labels"] == LABELS
+
+
+def test_every_answer_that_counts_as_right_goes_to_the_child_and_onto_the_page(
+    team: Any, member: Any, tmp_path: Path, client_of: Any
+):
+    version = data_version(team, tmp_path, task="question_answering", name="questions")
+    path = storage.path_of(version.storage_key) / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "answers": [row["completion"], "another"]}) + "\n" for row in rows))
+    evaluation = submitted(team, member, version)
+    lines = list(requests_of(evaluation))
+    assert all(line["answers"] == [line["expected"], "another"] for line in lines)
+    line = read_answer(Item(**lines[0]), Outcome(text="another"), {"labels": []})
+    assert is_right(Answered.from_dict(line), "exact_match")
+    assert answered_row(EvaluationRow(), line).others == "another"
 
 
 def test_publishing_twice_leaves_one_set_of_figures(team: Any, member: Any, version: Any, tmp_path: Path):

@@ -36,6 +36,8 @@ class AnsweredRow:
     confidence: float | None = None
     other_got: str = ""
     other_is_right: bool | None = None
+    others: str = ""
+    """Further answers that count as right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ def answered_row(index: EvaluationRow, line: Mapping[str, Any], **other: Any) ->
 
     return AnsweredRow(
         index=index, question=short("question"), expected=short("expected"), got=short("got"), text=short("text"),
+        others=" · ".join(line.get("answers", [])[1:])[:SHOWN_CHARACTERS],
         error=(line.get("error") or {}).get("message", ""), confidence=_confidence(line.get("scores")), **other,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_generation_reports_overlaps_with_their_intervals(writing: Subject) -> N
     assert report.intervals.keys() == shares
     for name, (low, high) in report.intervals.items():
         assert 0 <= low <= report.metrics[name] <= high <= 1
+
+
+def test_every_right_answer_of_a_row_counts(writing: Subject) -> None:
+    objective, model, dataset = writing
+    given = [text for text, _ in objective.answers(model, dataset.splits["test"][:4], lambda: None)]
+    rows = [replace(row, answers=(row.completion, text or row.completion))
+            for row, text in zip(dataset.splits["test"], given, strict=False)]  # fmt: skip
+    report = measure(objective, model, replace(dataset, splits={"test": rows}), "test", n_rows=4)
+    wanted = sum(bool(metrics.normalized(text)) for text in given) / 4
+    assert report.metrics["exact_match"] >= wanted > 0
 
 
 def test_the_loss_of_free_answers_is_a_mean_over_tokens(tiny_llama_dir: Path, tmp_path: Path) -> None:
