@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ml.study import words
 
 MOST_TICKS = 5
+_LEAST = 1e-12
 _ROOM = 1.3
 """Factor by which a logarithmic axis goes on beyond its values."""
 _NONE_AT = 0.07
@@ -54,8 +55,8 @@ def shares(values: Sequence[float]) -> Scale:
 
 
 def linear(values: Sequence[float], *, text: Callable[[float], str] = "{:g}".format) -> Scale:
-    """From zero to a round number above the values."""
-    top = max(values) if max(values) > 0 else 1.0
+    """From zero to a round number above the values; what is hardly more than zero counts as zero."""
+    top = max(values) if max(values) > _LEAST else 1.0
     unit = 10 ** math.floor(math.log10(top))
     step = next(factor * unit for factor in (0.2, 0.5, 1, 2) if top / (factor * unit) <= MOST_TICKS)
     n = math.ceil(top / step - 1e-9)

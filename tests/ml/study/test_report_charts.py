@@ -56,3 +56,10 @@ def test_badges_keep_their_distance_their_order_and_inside(wanted: list[float]) 
 def test_badges_that_have_room_stay_where_they_are() -> None:
     assert apart([20.0, 100.0, 200.0], distance=18, low=8, high=272) == pytest.approx([20, 100, 200])
     assert apart([100.0, 100.0], distance=18, low=8, high=272) == pytest.approx([91, 109])
+
+
+def test_a_value_that_is_hardly_more_than_zero_has_an_axis() -> None:
+    """10 to the power of its magnitude is no number that can be divided by."""
+    scale = linear([5e-324])
+    assert scale.high == 1.0
+    assert scale.at(5e-324) < 1e-9
