@@ -46,6 +46,7 @@ def test_a_version_is_made_of_the_files_and_both_are_used(
     assert version.splits == {"train": 60, "validation": 0, "test": 9}
     assert [part["filename"] for part in version.stats["held_out"]] == ["test.csv"]
     assert set(Upload.objects.values_list("state", "dataset")) == {("used", version.dataset_id)}
+    assert "held out: <bdi>test.csv</bdi>" in client.get(f"/datasets/{version.dataset_id}/").content.decode()
 
 
 def test_the_runs_child_gets_the_path_of_every_file(client: Client, files: tuple[Upload, Upload]) -> None:
