@@ -47,6 +47,8 @@ class EngineConfig:
     length: int = 1024
     own_bytes: int = 4 << 30
     """For adapters that change the model itself, each on a model of its own; all together."""
+    is_packed: bool = True
+    """On a CPU, weights are kept once more as its kernels read them fastest."""
     threads: int = 0
     """Torch's threads; 0 means all cores."""
     redis_url: str = ""
@@ -125,6 +127,7 @@ class EngineProcess:
         return Engine(
             backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
             length=self._config.length, own_bytes=self._config.own_bytes,
+            is_packed=self._config.is_packed,
         )  # fmt: skip
 
     def _serve(self) -> None:
@@ -176,7 +179,7 @@ def config_from_settings() -> EngineConfig:
     return EngineConfig(
         base=settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
         length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
-        artifact_folder=lambda sha: path_of(f"artifacts/{sha}"),
+        is_packed=settings.ENGINE_PACKED, artifact_folder=lambda sha: path_of(f"artifacts/{sha}"),
     )  # fmt: skip
 
 

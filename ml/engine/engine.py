@@ -56,10 +56,12 @@ class Engine:
         prefix_bytes: int = 1 << 30,
         own_bytes: int = 4 << 30,
         min_shared_tokens: int = MIN_TOKENS,
+        is_packed: bool = True,
         executor: Executor | None = None,
     ) -> None:
         """`length`: positions of a slot, at most the model's. `prefill_tokens`: prompt tokens read in one step.
-        `own_bytes`: of all models of their own. `min_shared_tokens`: the shortest beginning of prompts that is kept."""
+        `own_bytes`: of all models of their own. `min_shared_tokens`: the shortest beginning of prompts that is kept.
+        `is_packed`: weights are kept once more in the order that the CPU reads fastest (ml.engine.packed)."""
         self.backbone = backbone
         self._limits = {"prefill_tokens": prefill_tokens, "queue_limit": queue_limit}
         self.adapters = AdapterStore(
@@ -69,7 +71,7 @@ class Engine:
         self.prefixes = Prefixes(PrefixStore(backbone, budget_bytes=prefix_bytes), min_tokens=min_shared_tokens)
         self.stop_ids = stop_ids(backbone.tokenizer, getattr(backbone.model, "generation_config", None))
         self.grammars = Grammars(backbone.tokenizer, self.stop_ids)
-        self.main = self._batch(backbone, Runner(backbone, n_slots=n_slots, length=length))
+        self.main = self._batch(backbone, Runner(backbone, n_slots=n_slots, length=length, is_packed=is_packed))
         self.own = OwnModels(
             backbone, n_slots=min(n_slots, OWN_SLOTS), length=self.runner.length, budget_bytes=own_bytes,
             executor=executor or ThreadPoolExecutor(1, thread_name_prefix="models"),

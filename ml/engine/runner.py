@@ -16,12 +16,16 @@ from torch import Tensor
 from ml.backbone import Backbone
 from ml.engine.cache import SlotCache
 from ml.engine.choices import Tree
+from ml.engine.packed import Packs
 from ml.engine.sites import SiteBank
 from ml.engine.slots import Copy
 from ml.errors import ModelError
 
 HEAD_ROWS = 128
 """Tokens whose logits are in memory at once while texts are scored."""
+
+_PROBE = list(range(1, 8))
+"""Token ids that logits are compared on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,8 @@ class Pass:
 
 
 class Runner:
-    def __init__(self, backbone: Backbone, *, n_slots: int, length: int) -> None:
+    def __init__(self, backbone: Backbone, *, n_slots: int, length: int, is_packed: bool = False) -> None:
+        """`is_packed`: linear layers go by packed weights where that loses nothing (ml.engine.packed)."""
         self.model = backbone.model
         self._name = backbone.name
         config = self.model.config
@@ -46,7 +51,9 @@ class Runner:
         )
         self.sites = SiteBank(self.model, n_slots)
         self._head = self.model.get_output_embeddings()
-        self._check_logits()
+        expected = self._plain_logits()
+        self.packs = Packs(self.model) if is_packed else None
+        self._check_logits(expected)
 
     @torch.inference_mode()
     def forward(
@@ -121,14 +128,19 @@ class Runner:
         self.cache.fill(slot, 0.0, n_columns)
 
     @torch.inference_mode()
-    def _check_logits(self) -> None:
-        ids = list(range(1, 8))
-        expected = self.model(input_ids=torch.tensor([ids], device=self.model.device), use_cache=False).logits[0, -1]
-        self.forward(0, [ids[:4]], [0], wants_logits=False)
-        got = self.forward(0, [ids[4:]], [4]).logits
+    def _plain_logits(self) -> Tensor:
+        """The model's own [V] after some tokens."""
+        ids = torch.tensor([_PROBE], device=self.model.device)
+        logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        return logits
+
+    @torch.inference_mode()
+    def _check_logits(self, expected: Tensor) -> None:
+        self.forward(0, [_PROBE[:4]], [0], wants_logits=False)
+        got = self.forward(0, [_PROBE[4:]], [4]).logits
         self.cache.fill(0, 0.0)
-        scale = float(expected.float().abs().max()) + 1
-        error = float("inf") if got is None else float((got[0] - expected.float()).abs().max()) / scale
+        scale = float(expected.abs().max()) + 1
+        error = float("inf") if got is None else float((got[0] - expected).abs().max()) / scale
         allowed = 1e-3 if self.model.dtype == torch.float32 else 5e-2
         if not error <= allowed:
             raise ModelError(

@@ -137,15 +137,15 @@ def tiny_config(shape: str, changes: Mapping[str, Any]) -> Any:
     return AutoConfig.for_model(shape, **{"vocab_size": N_VOCABULARY, **_SIZES[shape], **ids, **changes})
 
 
-def save_tiny(folder: Path, shape: str, *, seed: int = 0, **changes: Any) -> Path:
-    """A random fp32 model of `shape` (a key of SHAPES) and its tokenizer, saved in `folder`.
+def save_tiny(folder: Path, shape: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
+    """A random model of `shape` (a key of SHAPES) and its tokenizer, saved in `folder`.
 
     `changes` replace settings of its configuration. BERT is saved without a classifier, as pretrained encoders are.
     """
     config = tiny_config(shape, changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = getattr(transformers, _SAVED_AS[shape])(config).float()
+        model = getattr(transformers, _SAVED_AS[shape])(config).to(dtype)
     model.save_pretrained(folder)
     tiny_tokenizer_for(shape).save_pretrained(folder)
     return folder

@@ -1,4 +1,5 @@
-"""A tiny backbone with one adapter of every kind, saved as plain peft saves it, and PEFT's own answers as oracle."""
+"""A tiny backbone in bf16, as most checkpoints are, with one adapter of every kind, saved as plain peft saves it, and
+PEFT's own answers as oracle."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from ml.heads import HeadModel, save_head
 from ml.methods import build
 from ml.specs import METHODS
 from ml.weights import save_delta
+from tests.ml.tiny import save_tiny
 
 CAUSAL = "CAUSAL_LM"
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -128,6 +130,11 @@ def head_of(backbone: Backbone, pooling: str, seed: int) -> HeadModel:
         tensor.normal_()
     head.std.uniform_(0.5, 2)
     return head.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama", "llama", dtype=torch.bfloat16)
 
 
 @dataclass(eq=False)

@@ -101,6 +101,7 @@ def test_the_model_is_untouched_after_serving_what_changes_layers(zoo, make_engi
     before = {name: weight.clone() for name, weight in engine.backbone.model.state_dict().items()}
     run(engine, [request_of(zoo, kind, ids_of(zoo, TEXTS[0])) for kind in ("lora", "ia3", *OWN)])
     engine.runner.sites.remove()
+    engine.runner.packs.remove()
     after = engine.backbone.model.state_dict()
     assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
     assert type(engine.backbone.model.model.layers[0].mlp.up_proj) is torch.nn.Linear
