@@ -36,6 +36,8 @@ def spec_of(study: Set, args: argparse.Namespace) -> dict[str, Any]:
     spec = {**study.spec, **size, **(_QUICK if args.quick else {})}
     if args.quick and study.task == "classification":
         spec["train_rows"] = 240
+    spec |= {"seeds": args.seeds} if args.seeds else {}
+    spec |= {"shares": [], "curve_techniques": []} if args.no_curve else {}
     return {**spec, "techniques": args.only or study.techniques, "base": args.base, "dataset": f"{study.name}@1",
             "budget_s": 60 * args.budget}  # fmt: skip
 
@@ -104,6 +106,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--publish", type=Path, default=ROOT / "docs" / "studies", help="where the reports go")
     parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET")
     parser.add_argument("--only", nargs="+", metavar="TECHNIQUE", help="fewer techniques")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="other seeds than the set's")
+    parser.add_argument("--no-curve", action="store_true", help="without smaller shares of the rows")
     parser.add_argument("--budget", type=float, default=0, help="minutes a set may take; 0: no limit")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -18,7 +18,8 @@ ROWS = {"train_rows": 12, "valid_rows": 6, "test_rows": 10}
 
 
 def asked(**changes: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"full": False, "quick": False, "only": None, "base": "tiny", "budget": 0, **changes})
+    given = {"full": False, "quick": False, "only": None, "base": "tiny", "budget": 0, "seeds": None, "no_curve": False}
+    return argparse.Namespace(**{**given, **changes})
 
 
 @pytest.fixture
@@ -54,6 +55,11 @@ def test_no_number_means_every_row(raw: Path, tmp_path: Path) -> None:
 def test_every_size_of_every_set_is_a_spec_that_a_study_takes(study: Set, size: dict[str, bool]) -> None:
     spec = study_spec({**spec_of(study, asked(**size)), "dataset_sha256": "0" * 64}, task=study.task)
     assert set(spec.techniques) == set(study.techniques)
+
+
+def test_a_part_of_a_set_has_fewer_seeds_and_no_curve() -> None:
+    spec = spec_of(SETS[0], asked(seeds=[17], no_curve=True))
+    assert (spec["seeds"], spec["shares"], spec["curve_techniques"]) == ([17], [], [])
 
 
 def test_what_is_published_says_what_others_found_and_holds_every_figure(tmp_path: Path) -> None:
