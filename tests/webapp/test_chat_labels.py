@@ -6,9 +6,8 @@ from typing import Any
 
 from django.template.loader import render_to_string
 
-from jobs import stream
-from webapp.api.answers import Asked
 from webapp.models import Message, Team
+from webapp.replies import Answer
 from webapp.selectors.chat_page import answer_view
 from webapp.services.chat import conversation_create
 
@@ -29,7 +28,5 @@ def test_chat_shows_the_likeliest_labels_under_the_answer(team: Team, member: An
 
 
 def test_the_api_gives_all_labels_beside_openais_fields() -> None:
-    request = stream.GenerateRequest(team_id=1, base="tiny", messages=[{"role": "user", "content": "Hi"}])
-    asked = Asked(request=request, model="intents@1", request_id="r", guard=None)  # type: ignore[arg-type]
-    assert asked.extras({"labels": LABELS}, frozenset())["labels"] == LABELS
-    assert "labels" not in asked.extras({}, frozenset())
+    assert Answer(done={"labels": LABELS}).extras()["labels"] == LABELS
+    assert "labels" not in Answer().extras()

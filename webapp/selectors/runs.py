@@ -10,12 +10,7 @@ from django.shortcuts import get_object_or_404
 
 from jobs.queue import QUEUE_OF
 from ml.specs import METHODS
-from webapp.models import (
-    AdapterVersion,
-    Run,
-    RunEvent,
-    Team,
-)
+from webapp.models import AdapterVersion, Run, RunEvent, Team
 from webapp.selectors.metrics import HEADLINES, Measure, measure
 from webapp.selectors.run_outcome import is_long, metric_named
 
