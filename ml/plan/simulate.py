@@ -8,7 +8,7 @@ stretch's highest point is carried over by itself, and the highest of them is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,17 +43,22 @@ class Setting:
 
 def simulate(setting: Setting) -> dict[str, float]:
     """Bytes of PARTS and, as `at:<stretch>`, all that is alive at the highest point of each stretch."""
+    return carried(setting, _of_depth)
+
+
+def carried(setting: Setting, of_depth: Callable[[Setting, Sequence[int]], dict[str, float]]) -> dict[str, float]:
+    """What `of_depth` (of a setting and the layers of each stack) says, carried over from small depths to the real."""
     real = depths(setting.config)
     least = max(2, int(setting.spec.options.get("k", 0)) + 1)
     if max(real) <= least + 1:
-        return _of_depth(setting, real)
+        return of_depth(setting, real)
     small = [min(least, depth) for depth in real]
-    base = _of_depth(setting, small)
+    base = of_depth(setting, small)
     total: dict[str, float] = dict(base)
     groups = [[0, 1]] if len(set(real)) == 1 and len(real) == 2 else [[i] for i in range(len(real))]
     for group in groups:
         further = [depth + (i in group) for i, depth in enumerate(small)]
-        grown = _of_depth(setting, further)
+        grown = of_depth(setting, further)
         for name, value in grown.items():
             total[name] = total.get(name, value) + (real[group[0]] - small[group[0]]) * (value - base.get(name, value))
     return total

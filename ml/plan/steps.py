@@ -96,6 +96,11 @@ def _answers_at_once(model: Any, rows: Rows) -> int:
     return max(1, min(n_at_once, len(rows.label_tokens) * EVAL_ROWS))
 
 
+def n_written(rows: Rows) -> int:
+    """Tokens that a simulated evaluation writes for a row."""
+    return max(1, min(_WRITTEN, rows.n_targets * 3 // 2))
+
+
 @torch.no_grad()
 def evaluate(model: Any, kind: str, rows: Rows, n: int, mark: Callable[[str], None]) -> None:
     """One batch of `n` rows: every label scored, or the expected answer scored and one written.
@@ -135,5 +140,4 @@ def _evaluate_encoder_decoder(model: Any, rows: Rows, n: int, mark: Callable[[st
         return
     target_nll(model, encoded, [[0] * rows.n_targets] * n)
     mark("writing")
-    most = min(_WRITTEN, rows.n_targets * 3 // 2)
-    write_greedy(model, encoded, max_tokens=most, stop=set(), check=lambda: None)
+    write_greedy(model, encoded, max_tokens=n_written(rows), stop=set(), check=lambda: None)
