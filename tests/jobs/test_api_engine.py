@@ -79,13 +79,12 @@ def n_prompt(text: str) -> int:
     return len(prompt_ids(tiny_tokenizer(), [{"role": "user", "content": text}]))
 
 
-def test_several_answers_come_out_of_the_same_steps(client: openai.OpenAI) -> None:
+def test_several_answers_differ_and_are_the_same_again_with_the_same_seed(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**ASK, n=4, temperature=1.0, seed=5)
     texts = [choice.message.content for choice in answer.choices]
     assert len(set(texts)) == 4 and answer.usage.completion_tokens == 48
     assert answer.usage.prompt_tokens == n_prompt("Tell me about the sky.")
-    rows = answer.model_extra["coldframe"]["answers"]
-    assert max(row["first_step"] for row in rows) <= min(row["last_step"] for row in rows)
+    assert len(answer.model_extra["coldframe"]["answers"]) == 4
     again = client.chat.completions.create(**ASK, n=4, temperature=1.0, seed=5)
     assert [choice.message.content for choice in again.choices] == texts
 

@@ -145,7 +145,7 @@ def written(team: Team, folder: Path, name: str, value: float) -> AdapterVersion
     return published(team, folder / name, name=name, test=block)
 
 
-@pytest.mark.parametrize("path", ["/", "/studies/", "/adapters/"])
+@pytest.mark.parametrize("path", ["/", "/studies/same-rows/", "/adapters/"])
 def test_pages_that_list_metrics_show_those_of_free_answers(
     client_of: ClientOf, viewer: Any, team: Team, tmp_path: Path, settings: Any, path: str, redis_url_unreachable: None
 ) -> None:
@@ -165,5 +165,5 @@ def test_a_study_of_free_answers_is_led_by_their_metric(
     for name, value in (("weak", 0.3), ("best", 0.5)):
         block = {"token_f1": value, "loss": 1.0, "n_rows": 50, "intervals": {"token_f1": [value - 0.02, value + 0.02]}}
         published(team, tmp_path / name, name=name, test=block, data=data)
-    page = client_of(viewer).get(f"/studies/{data.pk}/").content.decode()
+    page = client_of(viewer).get(f"/studies/same-rows/{data.pk}/").content.decode()
     assert "Token F1, 50 rows" in page and page.index("best@") < page.index("weak@")
