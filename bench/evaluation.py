@@ -3,11 +3,11 @@
     python bench/evaluation.py --models var/models [--base smollm2-135m-instruct] [--rows 64] [--tokens 48] [--quick]
                                [--texts DIR] [--labels DIR]
 
-1. `vs_generate`: rows answered greedily by the engine ÷ one after another by `model.generate`, at the same outputs (the
-   share of rows whose texts are equal is printed; both compute in fp32). Goal: 5. The rows are put as a data set's
-   mapping puts them: one instruction around each text, whose values the engine keeps.
-2. `labels_77_vs_1`: scoring 77 labels ÷ scoring one, per row, on the same prompts, each read whole. Goal: at
-   most 3. `labels_7_vs_1` beside it, and `labels_77_vs_1_kept` for prompts whose beginning is kept, where the one label
+1. `vs_generate`: rows answered greedily by the engine ÷ one after another by transformers' `model.generate`, at the
+   same outputs (the share of rows whose texts are equal is printed; both compute in fp32). Goal: 5. The rows are put as
+   a data set's mapping puts them: one instruction around each text, whose values the engine keeps.
+2. `labels_77_vs_1`: scoring 77 labels ÷ scoring one, per row, on the same prompts, each read whole. Goal: at most 3.
+   `labels_7_vs_1` beside it, and `labels_77_vs_1_kept_cpu` for prompts whose beginning is kept, so that the one label
    costs less.
 
 Seconds are of the wall; the `…_cpu` figures count processor seconds, which other work on the machine changes little.
@@ -118,7 +118,10 @@ def engine_for(backbone: Backbone, n_slots: int, *, keeps: bool) -> Engine:
     return engine
 
 
-def writing(engine: Engine, prompts: Sequence[list[int]], *, n_tokens: int, times: int) -> dict[str, Any]:
+def writing(
+    engine: Engine, plain: Backbone, prompts: Sequence[list[int]], *, n_tokens: int, times: int
+) -> dict[str, Any]:
+    """`plain` answers one by one, as transformers loads it."""
     stop = stop_ids(engine.backbone.tokenizer, engine.backbone.model.generation_config)
     requests = [
         Request(id=str(n), team_id=1, prompt_ids=tuple(ids), sampling=Sampling(max_tokens=n_tokens))
@@ -128,7 +131,7 @@ def writing(engine: Engine, prompts: Sequence[list[int]], *, n_tokens: int, time
     for _ in range(times):
         spent, found = timed(lambda: through_engine(engine, requests))
         ours.append(spent)
-        spent, texts = timed(lambda: one_by_one(engine.backbone, prompts, n_tokens, stop))
+        spent, texts = timed(lambda: one_by_one(plain, prompts, n_tokens, stop))
         theirs.append(spent)
         same = sum(found[str(n)].text == text for n, text in enumerate(texts)) / len(texts)
         print(
@@ -199,11 +202,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     load = os.getloadavg()[0]
-    backbone = load_backbone(model_folder(args.models, args.base))
-    backbone.model.eval()
+    plain, backbone = (load_backbone(model_folder(args.models, args.base)) for _ in range(2))
     prompts = prompts_of(backbone, rows_of(args.texts, args.rows, ANSWERED))
     engine = engine_for(backbone, args.slots, keeps=True)
-    found = {**writing(engine, prompts, n_tokens=args.tokens, times=args.times), **of_labels(backbone, args)}
+    found = {**writing(engine, plain, prompts, n_tokens=args.tokens, times=args.times), **of_labels(backbone, args)}
     print("goals: vs_generate >= 5, labels_77_vs_1 <= 3")
     about = {
         **{name: getattr(args, name) for name in ("base", "rows", "label_rows", "tokens", "slots", "times")},

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ml.data.chat import completion_ids, prompt_ids
 from ml.engine import choices as choices_module
-from ml.engine.choices import TOLERANCE, Scoring, n_nodes
+from ml.engine.choices import SHARE, TOLERANCE, Scoring, n_nodes
 from tests.ml.engine.conftest import request_of, run
 
 LABELS = ["red", "green", "blue", "bluish green", "blue as the sea"]
@@ -132,7 +132,7 @@ def test_a_choice_whose_beginning_is_hopeless_is_not_read_to_its_end(monkeypatch
     texts = ((1, 2, 9), (3, 4, 5, 6, 9))
     scoring = Scoring(root=0, choices=texts, may_prune=True)
     trees = rounds_of(scoring, lambda path: -14.0 if path == (3,) else -0.1)
-    assert scoring.scores == pytest.approx((-0.3, -14.1 + math.log(TOLERANCE)))
+    assert scoring.scores == pytest.approx((-0.3, -14.1 + math.log(SHARE)))
     assert sum(len(tree.ids) for tree in trees) < n_nodes(texts)
 
 
