@@ -9,6 +9,7 @@ al. 2019, arXiv 1904.09751). Log-probabilities are the model's own, before any o
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from torch import Tensor
 from ml.engine.text import token_bytes
 from ml.engine.types import Row, Sampling
 from ml.errors import ColdframeError
+
+N_LIKELIEST = 256
+"""Tokens that are looked at first when one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,34 @@ def penalize_counts(logits: Tensor, answer: Sequence[int], *, frequency: float, 
 
 
 def draw(logits: Tensor, sampling: Sampling, random: float) -> int:
-    """A token of logits [V] by temperature, top-k and top-p, where the cumulative probability passes `random`."""
-    keep = min(sampling.top_k, logits.shape[0]) if sampling.top_k else logits.shape[0]
-    scores, ids = torch.topk(logits.double() / sampling.temperature, keep)  # sorted
-    keep = max(int((scores > -torch.inf).sum()), 1)
-    scores = scores[:keep]
-    cumulative = torch.softmax(scores, -1).cumsum(-1)
-    n = int(torch.searchsorted(cumulative, torch.tensor(sampling.top_p, dtype=torch.float64, device=logits.device)))
-    n = min(n + 1, keep)
-    threshold = cumulative[n - 1] * random
-    at = int(torch.searchsorted(cumulative[:n], threshold, right=True))
-    return int(ids[min(at, n - 1)])
+    """A token of logits [V] by temperature, top-k and top-p, where the cumulative probability passes `random`. The few
+    likeliest nearly always settle it; sorting all of them takes twenty times as long."""
+    n = logits.shape[0]
+    for n_looked_at in (min(sampling.top_k, n),) if sampling.top_k else (min(N_LIKELIEST, n), n):
+        token = _draw_among(n_looked_at, logits, sampling, random)
+        if token is not None:
+            return token
+    raise ValueError("no token can be drawn")
+
+
+def _draw_among(n: int, logits: Tensor, sampling: Sampling, random: float) -> int | None:
+    """The token, if it is certain to be among the n likeliest."""
+    top, ids = torch.topk(logits, n)  # sorted
+    n = max(int((top > -torch.inf).sum()), 1)
+    is_all = n < len(top) or n in (sampling.top_k, len(logits))
+    scores = top[:n].double() / sampling.temperature
+    mass = scores.logsumexp(-1) if is_all else (logits / sampling.temperature).logsumexp(-1)
+    cumulative: list[float] = (scores - mass).exp().cumsum(-1).tolist()
+    n_kept = bisect_left(cumulative, sampling.top_p) + 1  # the fewest that reach top_p
+    if n_kept <= n:
+        limit = cumulative[n_kept - 1] * random
+    elif is_all:
+        n_kept, limit = n, cumulative[-1] * random
+    elif sampling.top_p >= 1 and random < cumulative[-1]:
+        n_kept, limit = n, random
+    else:
+        return None
+    return int(ids[min(bisect_right(cumulative, limit), n_kept - 1)])
 
 
 def _choose(row: Row, logits: Tensor, greedy: int) -> int:

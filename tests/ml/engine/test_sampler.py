@@ -98,3 +98,18 @@ def test_what_is_not_permitted_has_no_chance():
     assert allowed.tolist() == [-torch.inf, 1.0, -torch.inf, -torch.inf, -torch.inf]
     drawn = {draw(allowed, Sampling(temperature=2.0), 1 - 2.0**-53) for _ in range(3)}
     assert drawn == {1}
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("sampling", [{"top_p": 0.3}, {"top_p": 0.95}, {}, {"top_k": 5}, {"top_k": 40, "top_p": 0.9}])
+def test_looking_at_the_likeliest_first_draws_what_sorting_all_would(spread, sampling, monkeypatch):
+    torch.manual_seed(0)
+    logits = spread * torch.randn(200) + torch.arange(200) * 1e-4  # no ties
+    logits[7] = -torch.inf
+    settings = Sampling(temperature=0.8, **sampling)
+    randoms = [uniform(5, i) for i in range(300)] + [0.0, 1 - 2.0**-53]
+    found = {}
+    for n in (8, 200):
+        monkeypatch.setattr("ml.engine.sampler.N_LIKELIEST", n)
+        found[n] = [draw(logits, settings, random) for random in randoms]
+    assert found[8] == found[200] and 7 not in found[8]
