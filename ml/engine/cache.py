@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ml.engine.attention import Run, runs_of
 from ml.engine.choices import Tree
 from ml.engine.slots import Copy
 from ml.errors import ModelError
 
-WIDTH_STEP = 32
+WIDTH_STEP = 16
 """W is rounded up to this, so that few different shapes occur."""
 
 
@@ -85,6 +86,8 @@ class SlotCache:
         self._window = slice(0, 0)
         self._width = 0
         self._into = torch.empty(0, dtype=torch.long)
+        self.runs: list[Run] = []
+        """Of the forward at hand: rows that are read together (ml.engine.attention)."""
 
     def begin(self, first: int, positions: Sequence[int], n_new: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Prepares a forward over the slots from `first` on. `positions[r]` is where row r's first new token goes.
@@ -96,8 +99,10 @@ class SlotCache:
         offsets = torch.arange(longest)[None]
         is_new = offsets < torch.tensor(list(n_new), dtype=torch.long)[:, None]  # [R, Q]
         at = (starts + offsets).clamp_(max=self.columns - 1)
-        end = max(p + n for p, n in zip(positions, n_new, strict=True))
-        self._width = min((end + WIDTH_STEP - 1) // WIDTH_STEP * WIDTH_STEP, self.columns)
+        ends = [p + n for p, n in zip(positions, n_new, strict=True)]
+        widths = [min((end + WIDTH_STEP - 1) // WIDTH_STEP * WIDTH_STEP, self.columns) for end in ends]
+        self._width = max(widths)
+        self.runs = runs_of(widths) if longest == 1 and self.device.type == "cpu" else []
         self._window = slice(first, first + n_rows)
         heads = torch.arange(first * self.n_kv_heads, (first + n_rows) * self.n_kv_heads).view(n_rows, -1, 1)
         columns = torch.where(is_new, at, self.columns - 1)[:, None]  # [R, 1, Q]

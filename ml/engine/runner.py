@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ml.backbone import Backbone
+from ml.engine.attention import reading, use_runs
 from ml.engine.cache import SlotCache
 from ml.engine.choices import Tree
 from ml.engine.packed import Packs
@@ -52,6 +53,7 @@ class Runner:
         self.sites = SiteBank(self.model, n_slots)
         self._head = self.model.get_output_embeddings()
         expected = self._plain_logits()
+        use_runs(self.model)
         self.packs = Packs(self.model) if is_packed else None
         self._check_logits(expected)
 
@@ -65,13 +67,14 @@ class Runner:
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], dtype=torch.long)
         position_ids, mask = self.cache.begin(first, positions, n_new)
         self.sites.use(first, len(ids))
-        states = self.model.base_model(
-            input_ids=padded.to(self.model.device),
-            position_ids=position_ids,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state  # [R, Q, D]
+        with reading(self.cache.runs):
+            states = self.model.base_model(
+                input_ids=padded.to(self.model.device),
+                position_ids=position_ids,
+                attention_mask=mask,
+                past_key_values=self.cache,
+                use_cache=True,
+            ).last_hidden_state  # [R, Q, D]
         if not wants_logits:
             return Pass(states, None)
         hidden = states

@@ -115,6 +115,7 @@ def test_a_slow_adapter_delays_only_its_own_row(zoo, make_engine, ids):
     assert {event.id for event in events} == {"quick"}
     assert engine.snapshot().queue == 1
     release.set()
+    engine._rows["slow"].loading.result(30)
     assert run(engine).ids("slow") == zoo.greedy("lora", ids, 6, engine.stop_ids)
 
 
