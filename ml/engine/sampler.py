@@ -9,6 +9,7 @@ al. 2019, arXiv 1904.09751). Log-probabilities are the model's own, before any o
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from ml.errors import ColdframeError
 
 N_LIKELIEST = 256
 """Tokens that are looked at first when one is drawn."""
+
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,15 @@ def _draw_among(n: int, logits: Tensor, sampling: Sampling, random: float) -> in
     return int(ids[min(bisect_right(cumulative, limit), n_kept - 1)])
 
 
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest value and its place in each row of logits [R, V], the first of equals; NaN where a row has one. First
+    by blocks: finding places is what takes time, five times as much over all of them."""
+    blocks = logits.unflatten(-1, (-1, math.gcd(logits.shape[-1], _BLOCK)))  # [R, V / block, block]
+    values, block = blocks.amax(-1).max(-1)
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block].argmax(-1)
+    return values, block * blocks.shape[-1] + inside
+
+
 def _choose(row: Row, logits: Tensor, greedy: int) -> int:
     sampling = row.request.sampling
     if sampling.temperature == 0 and not _has_penalty(sampling):
@@ -127,9 +139,9 @@ def _logprobs(logits: Tensor, chosen: int, n: int) -> list[tuple[int, float]]:
 
 def sample(rows: Sequence[Row], logits: Tensor) -> list[Choice]:
     """A choice per row of logits [R, V]."""
-    best = logits.max(-1)
-    is_finite: list[bool] = torch.isfinite(best.values).tolist()
-    greedy: list[int] = best.indices.tolist()
+    values, ids = likeliest(logits)
+    is_finite: list[bool] = torch.isfinite(values).tolist()
+    greedy: list[int] = ids.tolist()
     choices: list[Choice] = []
     for r, row in enumerate(rows):
         if not is_finite[r]:

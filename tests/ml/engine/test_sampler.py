@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from ml.engine.sampler import draw, penalize, penalize_counts, permit, sample, uniform
+from ml.engine.sampler import draw, likeliest, penalize, penalize_counts, permit, sample, uniform
 from ml.engine.types import Request, Row, Sampling
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
@@ -113,3 +113,16 @@ def test_looking_at_the_likeliest_first_draws_what_sorting_all_would(spread, sam
         monkeypatch.setattr("ml.engine.sampler.N_LIKELIEST", n)
         found[n] = [draw(logits, settings, random) for random in randoms]
     assert found[8] == found[200] and 7 not in found[8]
+
+
+@pytest.mark.parametrize("n_vocabulary", [5, 257, 384, 1024])
+def test_the_likeliest_is_found_wherever_it_is(n_vocabulary):
+    torch.manual_seed(1)
+    logits = torch.randn(7, n_vocabulary)
+    logits[0, -1], logits[1, 0] = 9, 9
+    logits[2, [1, 3]] = 9
+    values, ids = likeliest(logits)
+    assert torch.equal(values, logits.amax(-1)) and ids.tolist() == logits.argmax(-1).tolist()
+    assert ids[2] == 1
+    logits[3, 2] = torch.nan
+    assert likeliest(logits)[0].isnan().tolist() == [False] * 3 + [True] + [False] * 3
