@@ -7,13 +7,13 @@ are equal to the bit beside rows with one; `remove` gives the layers their own c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
-from ml.engine.lora import Delta, LowRank
+from ml.engine.lora import Delta, LowRank, Plan, plan_of
 from ml.engine.scales import Scale, Scales
 from ml.engine.slots import Copy
 
@@ -35,9 +35,10 @@ class Site:
         for side, scales in (("inputs", self.inputs), ("outputs", self.outputs)):
             scales.set(slot, change.factors if isinstance(change, Scale) and change.side == side else None)
 
-    def use(self, first: int, n_rows: int) -> None:
-        for part in (self.inputs, self.low_rank, self.outputs):
-            part.use(first, n_rows)
+    def use(self, first: int, n_rows: int, plan_of: Callable[[tuple[int, ...]], Plan | None]) -> None:
+        self.inputs.use(first, n_rows)
+        self.low_rank.use(first, n_rows, plan_of)
+        self.outputs.use(first, n_rows)
 
     def idle(self) -> None:
         for part in (self.inputs, self.low_rank, self.outputs):
@@ -46,7 +47,7 @@ class Site:
     @property
     def slots(self) -> Set[int]:
         """Those that have a change."""
-        return {*self.inputs.slots, *self.low_rank.deltas, *self.outputs.slots}
+        return {*self.inputs.slots, *self.low_rank.entry_of, *self.outputs.slots}
 
 
 @cache
@@ -115,8 +116,9 @@ class SiteBank:
     def use(self, first: int, n_rows: int) -> None:
         if self._used == (first, n_rows):
             return
+        plans = cache(lambda entries: plan_of(entries, self._model.device))
         for site in self.by_name.values():
-            site.use(first, n_rows)
+            site.use(first, n_rows, plans)
         self._used = (first, n_rows)
 
     def idle(self) -> None:
