@@ -1,12 +1,12 @@
-"""How fast the engine decodes a batch of many tasks, against plain rows and against transformers' generate.
+"""How fast the engine is: a batch of many tasks against plain rows, transformers, PEFT and llama.cpp; first tokens.
 
-    python bench/engine.py [--model var/models/smollm2-135m-instruct] [--rows 16] [--quick] [--clock cpu]
+    python bench/engine.py [--quick] [--clock cpu --threads 1] [--gguf FILE]
+    python bench/engine.py --device cuda [--shape 8b]
 
-Per repetition each kind of batch is decoded once, in turn, so that a noisy machine disturbs all alike; figures are
-medians. Adapters are random ones saved by plain peft: their values do not matter for speed. Decoding alone is timed:
-the prompts are read before. Ends in one JSON line. The limit printed beside each ratio is what bytes and operations
-alone allow, if everything took time only through its weights, keys and values, or its multiplications. On a machine
-that others use, `--clock cpu --threads 1` counts this process' processor seconds: ratios stay meaningful.
+In each repetition everything is measured once, in turn, so that a noisy machine disturbs all alike; a ratio is formed
+within a repetition, and its median is shown beside its goal (ENGINE.md) and the limit that bytes and operations set.
+Ends in one JSON line. On a machine that others use, `--clock cpu --threads 1` counts this process' processor seconds:
+ratios stay meaningful. With a device of its own: bench/engine_roofline.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,187 +31,135 @@ import peft
 import torch
 import transformers
 
-from ml.artifact import artifact_id
-from ml.backbone import Backbone, load_backbone
+from bench import engine_llamacpp, engine_roofline
+from bench.engine_batches import (
+    N_LORA,
+    Adapters,
+    Clock,
+    cached_first_tokens,
+    decode_speed,
+    lora_model,
+    make_adapters,
+    make_soft_prompts,
+    many_first_tokens,
+    p95,
+    serve_seconds,
+)
+from bench.engine_figures import limits, table
+from bench.engine_rivals import continuous_speed, generate_speed, sequential_seconds
+from ml.backbone import load_backbone
 from ml.data.chat import prompt_ids
-from ml.engine.cache import heads_of
 from ml.engine.engine import Engine
-from ml.engine.types import Request, Sampling
-from ml.files import stamp, write_json
 
 QUESTION = [{"role": "user", "content": "My lights went out. What should I do?"}]
-KINDS = ("plain", "mixed_prefix", "lora16", "mixed_all")
-PREFIX_TOKENS = (4, 8, 12, 16, 20)
-N_ADAPTERS = 16
+KINDS = ("plain", "mixed_prefix", "lora16", "mixed_all", "sampled")
+TEMPERATURE = 0.7
+ROWS = 16
 
 
-def save(folder: Path, name: str, backbone: Backbone, config: Any) -> str:
-    """A random adapter as an artifact; the model is left as it was."""
-    model = peft.get_peft_model(backbone.model, config)
-    stage = folder / name
-    model.save_pretrained(stage)
-    is_lora = config.peft_type == peft.PeftType.LORA
-    if is_lora:
-        model.unload()
-    manifest = {
-        "schema": 1, "method": "lora" if is_lora else "prompt_tuning",
-        "form": "lora_delta" if is_lora else "prefix_kv",
-        "base": {"name": backbone.name, "fingerprint": backbone.fingerprint},
-        "dataset": {"name": "none", "sha256": ""}, "spec": {}, "seed": 0, "versions": {}, "metrics": {},
-        "files": stamp(stage),
-    }  # fmt: skip
-    write_json(stage / "manifest.json", manifest)
-    sha = artifact_id(stage)
-    stage.rename(folder / sha)
-    return sha
+class Bench:
+    """The models, the engine and its adapters, once for all repetitions."""
 
+    def __init__(self, args: argparse.Namespace, folder: Path, clock: Clock) -> None:
+        self.args, self.clock = args, clock
+        self.backbone = load_backbone(args.model)
+        self.untouched, self.peft = load_backbone(args.model).model, lora_model(load_backbone(args.model).model)
+        self.ids = prompt_ids(self.backbone.tokenizer, QUESTION)
+        self.adapters: Adapters = make_adapters(folder, self.backbone, self.peft)
+        self.vocabulary = self.backbone.model.get_input_embeddings().num_embeddings
+        like = folder / self.adapters.prefixes[0]
+        self.soft = make_soft_prompts(folder, self.backbone, like, args.registered)
+        self.engine = self._engine(ROWS)
+        self.wide = self._engine(32) if not args.quick else None
 
-def make_adapters(folder: Path, backbone: Backbone) -> tuple[list[str], list[str]]:
-    """(prefixes of several kinds and lengths, LoRAs of rank 8 on every linear layer)"""
-    prefixes = []
-    for n in PREFIX_TOKENS:
-        prefixes.append(save(folder, f"prompt{n}", backbone,
-                             peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n)))  # fmt: skip
-        prefixes.append(save(folder, f"prefix{n}", backbone,
-                             peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n)))  # fmt: skip
-    loras = []
-    for n in range(N_ADAPTERS):
-        config = peft.LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear", init_lora_weights=False)
-        torch.manual_seed(n)
-        loras.append(save(folder, f"lora{n}", backbone, config))
-    backbone.model.requires_grad_(False)
-    return prefixes, loras
-
-
-def tasks_of(kind: str, n_rows: int, prefixes: list[str], loras: list[str]) -> list[str | None]:
-    choices: dict[str, list[str | None]] = {
-        "plain": [None],
-        "mixed_prefix": [None, *prefixes],
-        "lora16": list(loras),
-        "mixed_all": [None, prefixes[-2], loras[0], prefixes[-1], loras[1], prefixes[3], loras[2], loras[3]],
-    }
-    return [choices[kind][i % len(choices[kind])] for i in range(n_rows)]
-
-
-Clock = Callable[[], float]
-
-
-def decode_speed(engine: Engine, tasks: list[str | None], ids: list[int], steps: int, clock: Clock) -> float:
-    """tok/s of `steps` steps in which every row decodes."""
-    for n, task in enumerate(tasks):
-        sampling = Sampling(max_tokens=steps + 40, seed=n)
-        engine.submit(Request(id=f"{n}", team_id=1, prompt_ids=tuple(ids), artifact=task, sampling=sampling))
-    while engine.scheduler.table.n_decoding < len(tasks):
-        engine.step()
-        engine.wait(0.05)
-    engine.step()
-    started = clock()
-    for _ in range(steps):
-        engine.step()
-    seconds = clock() - started
-    assert engine.scheduler.table.n_decoding == len(tasks), "a row ended during the measurement"
-    for n in range(len(tasks)):
-        engine.cancel(str(n))
-    engine.step()
-    return len(tasks) * steps / seconds
-
-
-@torch.inference_mode()
-def generate_speed(model: Any, ids: list[int], n_rows: int, steps: int, clock: Clock) -> float:
-    """tok/s of transformers' generate for the same batch; reading the prompt is measured apart and taken off."""
-    batch = torch.tensor([ids] * n_rows)
-    mask = torch.ones_like(batch)
-
-    def seconds(n: int) -> float:
-        started = clock()
-        model.generate(batch, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False)
-        return clock() - started
-
-    return n_rows * steps / (seconds(steps + 1) - seconds(1))
-
-
-def limits(backbone: Backbone, n_rows: int, position: int) -> dict[str, float]:
-    """Plain step ÷ mixed step, by bytes and by operations, at the same text length."""
-    config = backbone.model.config
-    n_layers, n_heads, width = heads_of(config)
-    n_weights = sum(p.numel() for p in backbone.model.parameters())
-    per_token = 2 * n_layers * n_heads * width
-    linears = [m for n, m in backbone.model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n]
-    lora = 8 * sum(m.in_features + m.out_features for m in linears)
-    prefix = statistics.mean(PREFIX_TOKENS)
-    plain_bytes = n_weights + n_rows * position * per_token
-    attention = 4 * config.num_attention_heads * width * n_layers
-    plain_operations = n_rows * (2 * n_weights + position * attention)
-    return {
-        "mixed_prefix_bytes": plain_bytes / (plain_bytes + n_rows * prefix * per_token),
-        "mixed_prefix_operations": plain_operations / (plain_operations + n_rows * prefix * attention),
-        "lora16_bytes": plain_bytes / (plain_bytes + n_rows * lora),
-        "lora16_operations": plain_operations / (plain_operations + n_rows * 2 * lora),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("var/models/smollm2-135m-instruct"))
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--quick", action="store_true", help="a look: 8 steps, 3 repetitions")
-    args = parser.parse_args()
-    steps, repetitions = (8, 3) if args.quick else (args.steps, args.repetitions)
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
-    torch.set_num_threads(args.threads)
-    transformers.utils.logging.set_verbosity_error()
-    backbone = load_backbone(args.model)
-    untouched = load_backbone(args.model).model
-    ids = prompt_ids(backbone.tokenizer, QUESTION)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prefixes, loras = make_adapters(folder, backbone)
-        engine = Engine(backbone, artifact_folder=lambda sha: folder / sha, n_slots=args.rows, length=512)
+    def _engine(self, n_slots: int) -> Engine:
+        engine = Engine(self.backbone, artifact_folder=lambda sha: self.adapters.folder / sha, n_slots=n_slots,
+                        length=1024)  # fmt: skip
         engine.stop_ids.clear()
-        speeds: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "generate")}
-        for repetition in range(repetitions + 1):
-            found = {
-                kind: decode_speed(engine, tasks_of(kind, args.rows, prefixes, loras), ids, steps, clock)
-                for kind in KINDS
-            }
-            found["generate"] = generate_speed(untouched, ids, args.rows, steps, clock)
-            shown = {kind: round(speed, 1) for kind, speed in found.items()}
-            name = f"run {repetition}" if repetition else "warm-up"
-            print(name, shown, f"load {os.getloadavg()[0]:.1f}", flush=True)
-            if repetition:
-                for kind, speed in found.items():
-                    speeds[kind].append(speed)
-    report(args, backbone, ids, steps, speeds)
+        return engine
+
+    def decoding(self) -> dict[str, float]:
+        """tok/s of every kind of batch."""
+        found = {
+            kind: decode_speed(self.engine, self.adapters.tasks(kind, ROWS), self.ids, self.args.steps, self.clock,
+                               TEMPERATURE if kind == "sampled" else 0)
+            for kind in KINDS
+        }  # fmt: skip
+        found["one"] = decode_speed(self.engine, [None], self.ids, self.args.steps, self.clock)
+        for kind in KINDS[:2] if self.wide else ():
+            tasks = self.adapters.tasks(kind, 32)
+            found[f"{kind}_32"] = decode_speed(self.wide, tasks, self.ids, self.args.steps, self.clock)
+        return found
+
+    def rivals(self, repetition: int) -> dict[str, float]:
+        """tok/s of transformers and PEFT, and seconds of serving 16 LoRA tasks."""
+        ids, steps, clock = self.ids, self.args.steps, self.clock
+        names = [f"lora{row % N_LORA}" for row in range(ROWS)]
+        sampled = [(2 * repetition) % ROWS, (2 * repetition + 1) % ROWS]
+        return {
+            "generate": generate_speed(self.untouched, ids, ROWS, steps, clock),
+            "continuous": continuous_speed(self.untouched, ids, ROWS, steps, clock),
+            "peft_mixed": generate_speed(self.peft, ids, ROWS, max(steps // 2, 2), clock, adapters=names),
+            "sequential_s": sequential_seconds(self.peft, ids, ROWS, steps, clock, sampled),
+            "batch_s": serve_seconds(self.engine, self.adapters.tasks("lora16", ROWS), ids, steps, clock),
+        }
+
+    def run(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for repetition in range(self.args.repetitions + 1):
+            one = self.decoding() | (self.rivals(repetition) if repetition else {})
+            shown = {name: round(value, 2) for name, value in one.items()}
+            print(f"run {repetition}" if repetition else "warm-up", shown, f"load {os.getloadavg()[0]:.1f}", flush=True)
+            for name, value in one.items() if repetition else ():
+                found.setdefault(name, []).append(value)
+        return found
+
+    def first_tokens(self) -> dict[str, float]:
+        pairs = cached_first_tokens(self.engine, self.vocabulary, self.args.repetitions, self.clock)
+        found = {"ttft_cached_ratio": statistics.median(kept / new for kept, new in pairs)}
+        for name, n_prompt in (("many_tasks_p95_ratio", 200), ("many_tasks_short_p95_ratio", 40)):
+            touched, hot = many_first_tokens(
+                self.engine, self.soft, self.vocabulary, self.args.touched, n_prompt, self.clock
+            )
+            found[name] = p95(touched) / p95(hot)
+            found[name.replace("p95", "median")] = statistics.median(touched) / statistics.median(hot)
+        return found
 
 
-def report(args: Any, backbone: Backbone, ids: list[int], steps: int, speeds: dict[str, list[float]]) -> None:
-    median = {kind: statistics.median(values) for kind, values in speeds.items()}
+def ratios(found: Mapping[str, list[float]]) -> dict[str, float]:
+    def ratio(top: str, bottom: str) -> float:
+        return statistics.median(a / b for a, b in zip(found[top], found[bottom], strict=True))
 
-    def ratio(kind: str, to: str = "plain") -> float:
-        """Median of the ratios within each repetition: neighbours in time share their noise."""
-        return round(statistics.median(a / b for a, b in zip(speeds[kind], speeds[to], strict=True)), 3)
-
-    limit = {name: round(value, 3) for name, value in limits(backbone, args.rows, len(ids) + steps // 2).items()}
-    print(f"\n{'batch':14} {'tok/s':>8} {'/ plain':>8}   limit by bytes, by operations")
-    for kind in (*KINDS, "generate"):
-        shown = [str(limit[f"{kind}_{by}"]) for by in ("bytes", "operations") if f"{kind}_{by}" in limit]
-        print(f"{kind:14} {median[kind]:8.1f} {ratio(kind):8.3f}   {', '.join(shown)}")
     figures = {
-        "mixed_prefix_ratio": ratio("mixed_prefix"), "lora16_ratio": ratio("lora16"),
-        "mixed_all_ratio": ratio("mixed_all"), "vs_generate": ratio("plain", "generate"),
-        "tokens_per_s": {kind: round(value, 1) for kind, value in median.items()}, "limits": limit,
-        "rows": args.rows, "steps": steps, "repetitions": len(speeds["plain"]), "prompt_tokens": len(ids),
-        "base": backbone.name, "dtype": str(backbone.model.dtype), "threads": args.threads, "clock": args.clock,
-        "load": os.getloadavg(),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "mixed_prefix_ratio": ratio("mixed_prefix", "plain"), "lora16_ratio": ratio("lora16", "plain"),
+        "mixed_all_ratio": ratio("mixed_all", "plain"), "sampled_ratio": ratio("sampled", "plain"),
+        "vs_peft_mixed": ratio("lora16", "peft_mixed"), "vs_sequential": ratio("sequential_s", "batch_s"),
+        "vs_generate": ratio("plain", "generate"), "vs_continuous": ratio("plain", "continuous"),
+    }  # fmt: skip
+    if "plain_32" in found:
+        figures["mixed_prefix_ratio_32"] = ratio("mixed_prefix_32", "plain_32")
+    return figures
+
+
+def against_llamacpp(args: argparse.Namespace, n_prompt: int, found: Mapping[str, list[float]]) -> dict[str, Any]:
+    theirs = engine_llamacpp.speeds(args.gguf, n_prompt, args.steps, args.threads)
+    if isinstance(theirs, str):
+        print(
+            f"{engine_llamacpp.PROGRAM} or the file of --gguf is not here: vs_llamacpp_1 and vs_llamacpp_16 are absent"
+        )
+        return {"vs_llamacpp_1": theirs, "vs_llamacpp_16": theirs}
+    ours = {1: statistics.median(found["one"]), 16: statistics.median(found["plain"])}
+    return {f"vs_llamacpp_{n}": round(ours[n] / theirs[n], 3) for n in ours}
+
+
+def machine(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "threads": args.threads, "load": os.getloadavg(),
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform(),
+                    "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else ""},
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "transformers": transformers.__version__, "peft": peft.__version__},
     }  # fmt: skip
-    print(json.dumps(figures))
 
 
 def processor() -> str:
@@ -220,6 +168,51 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("var/models/smollm2-135m-instruct"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument(
+        "--gguf", type=Path, help="the same weights for llama.cpp, whose llama-batched-bench is on PATH"
+    )
+    parser.add_argument("--device", help="the roofline of a Llama shape with random weights, on cuda or cpu")
+    parser.add_argument("--shape", choices=tuple(engine_roofline.SHAPES), default="8b")
+    parser.add_argument("--quick", action="store_true", help="6 steps, 16 rows only, 40 of 1,000 soft prompts")
+    args = parser.parse_args()
+    args.repetitions = 5
+    args.steps, args.registered, args.touched = (6, 1000, 40) if args.quick else (24, 10_000, 1000)
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    transformers.utils.logging.set_verbosity_error()
+    if args.device:
+        print(json.dumps(engine_roofline.measure(args.shape, args.device, 20) | machine(args)))
+        return
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(args, Path(name), clock)
+        found = bench.run()
+        figures: dict[str, Any] = ratios(found) | bench.first_tokens()
+    figures = {name: round(value, 3) for name, value in figures.items()} | against_llamacpp(args, len(bench.ids), found)
+    limit = limits(bench.engine, ROWS, len(bench.ids) + args.steps // 2)
+    print(f"\n{table(figures, limit)}\n")
+    speeds = {name: round(statistics.median(values), 1) for name, values in found.items()}
+    print(json.dumps({
+        **figures, "limits": {name: [round(v, 3) for v in values] for name, values in limit.items()},
+        "tokens_per_s": {name: speed for name, speed in speeds.items() if not name.endswith("_s")},
+        "packed": bool(bench.engine.runner.packs and bench.engine.runner.packs.n_bytes),
+        "base": bench.backbone.name, "prompt_tokens": len(bench.ids), "rows": ROWS, "steps": args.steps,
+        "repetitions": args.repetitions, "registered": args.registered, "touched": args.touched, "clock": args.clock,
+        **machine(args),
+        "seconds": round(time.perf_counter() - started),
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""The engine's bench on a tiny model: what it makes is served, and what it prints is complete. Times are made up."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from bench import engine_batches as batches
+from bench.engine import ratios
+from bench.engine_figures import GOALS, SMALLER_IS_BETTER, limits, table
+from bench.engine_llamacpp import speeds
+from ml.backbone import load_backbone
+from ml.engine.engine import Engine
+from tests.ml.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", "llama")
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory) -> tuple[Engine, batches.Adapters, list[str]]:
+    artifacts, backbone = tmp_path_factory.mktemp("artifacts"), load_backbone(folder)
+    adapters = batches.make_adapters(artifacts, backbone, batches.lora_model(load_backbone(folder).model))
+    soft = batches.make_soft_prompts(artifacts, backbone, artifacts / adapters.prefixes[0], 12)
+    engine = Engine(backbone, artifact_folder=lambda sha: artifacts / sha, n_slots=16, length=256)
+    engine.stop_ids.clear()
+    return engine, adapters, soft
+
+
+def ticks():
+    return count().__next__
+
+
+@pytest.mark.parametrize("kind", ["plain", "mixed_prefix", "lora16", "mixed_all"])
+def test_every_kind_of_batch_decodes_with_all_its_rows(kind, served):
+    engine, adapters, _ = served
+    assert len(set(adapters.loras)) == 16 and len(set(adapters.prefixes)) == 10
+    assert batches.decode_speed(engine, adapters.tasks(kind, 16), [5, 6, 7], 3, ticks()) == 16 * 3
+    assert engine.is_idle
+
+
+def test_sixteen_tasks_are_served_to_their_ends(served):
+    engine, adapters, _ = served
+    assert batches.serve_seconds(engine, adapters.tasks("lora16", 16), [5, 6, 7], 4, ticks()) == 1
+    assert engine.is_idle
+
+
+def test_a_few_shot_block_is_kept_for_its_own_flow_only(served):
+    engine, _, _ = served
+    hits = engine.prefixes.beginnings.n_hits
+    pairs = batches.cached_first_tokens(engine, 300, 3, ticks(), shots=60, question=8)
+    assert len(pairs) == 3 and engine.prefixes.beginnings.n_hits == hits + 3
+
+
+def test_soft_prompts_are_touched_in_turn_with_a_hot_one(served):
+    engine, _, soft = served
+    before = engine.prefixes.store.n_computed
+    touched, hot = batches.many_first_tokens(engine, soft, 300, 10, 20, ticks())
+    assert len(touched) == len(hot) == 10 and len(set(soft)) == 12
+    assert 1 < engine.prefixes.store.n_computed - before <= 11
+
+
+def test_limits_are_below_one_where_a_task_adds_work(served):
+    engine, _, _ = served
+    found = limits(engine, 16, 40)
+    for name in ("mixed_prefix_ratio", "lora16_ratio", "mixed_all_ratio"):
+        assert all(0 < value < 1 for value in found[name])
+
+
+def test_ratios_are_medians_within_repetitions():
+    names = ("plain", "mixed_prefix", "lora16", "mixed_all", "sampled", "generate", "continuous", "peft_mixed",
+             "sequential_s", "batch_s")  # fmt: skip
+    found = {name: [1.0, 2.0, 30.0] for name in names} | {"lora16": [0.5, 1.8, 3.0]}
+    assert ratios(found)["lora16_ratio"] == 0.5 and ratios(found)["vs_generate"] == 1.0
+
+
+def test_the_table_says_what_is_absent_and_shows_every_goal():
+    figures = dict.fromkeys(GOALS, 1.0) | {"vs_llamacpp_1": "absent"}
+    text = table(figures, {"lora16_ratio": (0.5, 0.75)})
+    assert "absent" in text and "0.500, 0.750" in text
+    assert all(name in text for name in GOALS) and all(name in GOALS for name in SMALLER_IS_BETTER)
+
+
+def test_llama_cpp_is_absent_without_its_program_or_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert speeds(tmp_path / "model.gguf", 10, 4, 1) == "absent"
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
+    assert speeds(tmp_path / "model.gguf", 10, 4, 1) == "absent" == speeds(None, 10, 4, 1)
+
+
+def test_its_output_is_read_by_rows(tmp_path, monkeypatch):
+    program, gguf = tmp_path / "llama-batched-bench", tmp_path / "model.gguf"
+    lines = ["noise", '{"pl": 1, "speed_tg": 70.5}', '{"pl": 16, "speed_tg": 210}']
+    program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    program.chmod(0o755)
+    gguf.touch()
+    monkeypatch.setattr("shutil.which", lambda name: str(program))
+    assert speeds(gguf, 10, 4, 1) == {1: 70.5, 16: 210.0}
