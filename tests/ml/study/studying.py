@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ml.__main__ import main
 from ml.artifact import artifact_id
 from ml.data.rows import Dataset, Row
-from ml.specs import TrainSpec
+from ml.specs import METHODS, TrainSpec
 from ml.specs.study import TECHNIQUES, StudySpec, study_spec, why_not_studied
 from ml.study.base import Base
 from ml.study.training import Lane, Trainings, spec_for
@@ -105,7 +107,9 @@ class Studying:
         spec.write_text(json.dumps({**SMALL, "dataset_sha256": SHA[task], **changes}), encoding="utf-8")
         words = ["study", str(spec), "--models", str(self.models), "--dataset", str(self.datasets[task])]
         words += ["--workdir", str(workdir), "--device", "cpu", "--embedder", embedder]
-        code = main([*words, *(["--before", str(before)] if before else [])], emit=told)
+        with pytest.MonkeyPatch.context() as patch:  # a head's own 300 steps are not what is tested here
+            patch.setitem(METHODS["head"].defaults, "steps", 12)
+            code = main([*words, *(["--before", str(before)] if before else [])], emit=told)
         return code, told
 
     def done(self, workdir: Path, **values: Any) -> Recorder:
