@@ -1,4 +1,5 @@
-"""Answers the service `plan`: how much memory a run will need. A warm child process does it, in a thread of its own.
+"""Answers the service `plan`: how much memory a run will need, or how long a study will take. A warm child process does
+it, in a thread of its own.
 
 The child is `python -m ml plan --serve`: it has torch and no model, is started by the first question and ended after
 ten minutes without one, and dies with the engine. Questions wait here in line, never in front of embedding or search;
@@ -99,4 +100,4 @@ class Planner:
 
 
 def _failed() -> ColdframeError:
-    return UnavailableError("The memory plan cannot be made just now.", hint="Change a setting to ask again.")
+    return UnavailableError("The plan cannot be made just now.", hint="Change a setting to ask again.")

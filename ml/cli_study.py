@@ -15,7 +15,6 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,19 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoTokenizer
 
 from ml.backbone import model_folder
 from ml.cli_train import STOPPED, device_named, stop_signals
-from ml.data.rows import Dataset, read_dataset
+from ml.data.rows import read_dataset
 from ml.errors import SpecError
 from ml.families import family_of
 from ml.specs.measures import has_number
 from ml.specs.study import StudySpec, study_spec
 from ml.study.asking import Asking
 from ml.study.base import Base
-from ml.study.budget import Budget, Cost
+from ml.study.budget import Budget
 from ml.study.drawing import drawn
-from ml.study.estimate import costs_of, rows_of, shape_of, speed_of, total_s
+from ml.study.planning import plan_of, planned
 from ml.study.runner import Setting, Study
 from ml.study.training import Interrupted
 
@@ -74,10 +72,11 @@ def _run(args: argparse.Namespace, asked_to_stop: list[int]) -> int:
     device = device_named(args.device)
     base, mapping = Base(base_folder, dataset, device=device), dict(about.get("mapping") or {})
     asking = Asking(spec, dataset, mapping, _Embedder(args.models, args.embedder, device))
-    costs = planned(spec, base_folder, dataset, device)
-    args.emit("plan", techniques=[{"technique": name, **asdict(cost), "total_s": round(total_s(spec, name, cost), 1)}
-                                  for name, cost in costs.items()])  # fmt: skip
-    budget = Budget(args.workdir / "spent.json", limit_s=spec.budget_s, costs=costs)
+    budget = Budget(args.workdir / "spent.json", limit_s=spec.budget_s, costs={})
+    with budget.spends("overhead"):
+        expected = planned(spec, base_folder, dataset, mapping, device)
+    budget.costs = {one.technique: one.cost for one in expected if one.cost is not None}
+    args.emit("plan", **plan_of(spec, expected))
     setting = Setting(
         spec=spec, dataset=dataset, mapping=mapping, workdir=args.workdir, before=args.before,
         command=_command(args), started_at=_started_at(args.workdir),
@@ -106,17 +105,6 @@ def long_lived() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def planned(spec: StudySpec, folder: Path, dataset: Dataset, device: str) -> dict[str, Cost]:
-    """Expected seconds by technique; empty for families that no formula is written for."""
-    if family_of(folder) != "decoder":
-        return {}
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    shape = shape_of(config, family="decoder")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    rows = rows_of(dataset, tokenizer, max_length=spec.max_length)
-    return costs_of(spec, shape=shape, speed=speed_of(device, shape.width), rows=rows)
 
 
 class _Embedder:

@@ -57,6 +57,19 @@ def test_it_plans_from_the_configuration_alone(planner: Planner) -> None:
     assert said["free"] > 0
 
 
+def test_it_plans_studies_too_as_far_as_it_comes_in_a_moment_and_further_when_asked_again(planner: Planner) -> None:
+    row = {"messages": [{"role": "user", "content": "What colour is ice?"}], "completion": "blue"}
+    names = ["plain", "lora", "full"]
+    payload = {
+        "study": {"base": "tiny-llama", "dataset": "d@1", "dataset_sha256": "0", "techniques": names},
+        "task": "generation", "data": {"n_rows": {"train": 9, "validation": 9, "test": 9}, "sample": [row]},
+    }  # fmt: skip
+    said: list[dict[str, Any]] = []
+    wait_for(lambda: said.append(ask(planner, payload)) or said[-1]["n_done"] == 3)
+    assert [one["n_all"] for one in said] == [3] * len(said)
+    assert {one["technique"] for one in said[-1]["techniques"]} == set(names)
+
+
 def test_one_warm_child_answers_all_questions_and_ends_with_the_planner(models: Path) -> None:
     planner = Planner(models, device="cpu")
     planner.start()

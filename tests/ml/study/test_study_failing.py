@@ -12,7 +12,8 @@ import yaml
 
 from ml.__main__ import main
 from ml.errors import StorageError
-from ml.study.budget import Budget, Cost
+from ml.study.budget import Budget
+from ml.study.estimate import TechniqueEstimate
 from ml.study.measuring import Measuring
 from ml.train import Trainer
 from tests.ml.running import Recorder
@@ -116,8 +117,8 @@ def test_a_budget_that_is_nothing_leaves_everything_out_and_still_ends_well(stud
 def test_what_no_longer_fits_is_left_out_and_the_cheaper_is_done(
     studying: Studying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cheap, dear = Cost(search_s=0, train_s=0, measure_s=1), Cost(search_s=0, train_s=90_000, measure_s=0)
-    monkeypatch.setattr("ml.cli_study.planned", lambda *_: {"lora": dear, "plain": cheap})
+    expected = [TechniqueEstimate(technique="lora", train_s=90_000), TechniqueEstimate(technique="plain", measure_s=1)]
+    monkeypatch.setattr("ml.cli_study.planned", lambda *_: expected)
     monkeypatch.setattr(Budget, "factor", 1.0)
     emit = studying.done(tmp_path / "work", budget_s=3600)
     assert states(tmp_path / "work" / "out") == {"plain-s17": "done", "lora-s17": "left_out"}
