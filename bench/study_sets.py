@@ -54,8 +54,8 @@ SETS = (
     Set(
         name="banking77",
         task="classification",
-        spec={"metric": "accuracy", "steps": 48, "batch_size": 16, "train_rows": 1540, "valid_rows": 77,
-              "test_rows": 154, "seeds": [17], "shares": [0.3], "curve_techniques": ["head", "lora"],
+        spec={"metric": "accuracy", "steps": 40, "batch_size": 16, "train_rows": 1540, "valid_rows": 77,
+              "test_rows": 154, "seeds": [17], "shares": [0.3], "curve_techniques": ["head"],
               "max_tokens": 96},
         leaves_out=("self_consistency", "chain_of_thought"),
         published="BERT-fixed 87.2, USE+ConveRT 93.4, BERT-tuned 93.7; with 10 rows a label USE+ConveRT 85.2 "
@@ -79,8 +79,8 @@ SETS = (
     Set(
         name="gsm8k",
         task="generation",
-        spec={"metric": "numeric", "steps": 16, "batch_size": 8, "n_tries": 2, "train_rows": 128, "valid_rows": 24,
-              "test_rows": 48, "seeds": [17], "n_examples": 4, "max_tokens": 160},
+        spec={"metric": "numeric", "steps": 12, "batch_size": 8, "n_tries": 2, "train_rows": 96, "valid_rows": 16,
+              "test_rows": 40, "seeds": [17], "n_examples": 4, "max_tokens": 128},
         leaves_out=("few_shot_nearest",),
         published="GPT-3 6B trained 20–22, GPT-3 175B trained 33–35 (Cobbe et al. 2021); PaLM 540B with chain of "
         "thought 56.9; SmolLM2-135M-Instruct with 5 examples 1.4 (its model card)",
