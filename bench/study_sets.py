@@ -54,7 +54,7 @@ SETS = (
     Set(
         name="banking77",
         task="classification",
-        spec={"metric": "accuracy", "steps": 40, "batch_size": 16, "train_rows": 1540, "valid_rows": 77,
+        spec={"metric": "accuracy", "steps": 40, "batch_size": 16, "train_rows": 1540, "valid_rows": 30,
               "test_rows": 154, "seeds": [17], "shares": [0.3], "curve_techniques": ["head"],
               "max_tokens": 96},
         leaves_out=("self_consistency", "chain_of_thought"),
