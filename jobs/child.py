@@ -1,6 +1,6 @@
 """The process that does a run's work: started, read, stopped.
 
-Guarantees: the child is the leader of a process group of its own, is niced, and dies with the process that started it
+Guarantees: the child is the leader of a session of its own, is niced, and dies with the process that started it
 (PR_SET_PDEATHSIG), so nothing goes on working on a run whose supervisor was killed. Its standard output is read as JSON
 event lines, its standard error as log lines; neither can block or flood the reader. It gets no secrets.
 """
@@ -52,13 +52,17 @@ def child_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def preparation(*, nice: int) -> Callable[[], None]:
     """What runs in a child before exec: nice, and ended when the calling thread ends.
 
-    The library is opened here, since a fork may hold its loader's lock.
+    Linux shares the processor among sessions first where it groups them (sched(7), autogroup): a process' own nice then
+    counts within its session only, and it is the session, which must be the child's own, that has to stand back. The
+    library is opened here, since a fork may hold its loader's lock.
     """
     parent = os.getpid()
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
     def prepare() -> None:
         os.nice(nice)
+        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
+            group.write(str(nice))
         if libc is not None:
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
@@ -75,7 +79,7 @@ class Child:
     ):
         self.process = subprocess.Popen(
             list(command), cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, pass_fds=pass_fds, process_group=0, preexec_fn=preparation(nice=nice),
+            stderr=subprocess.PIPE, pass_fds=pass_fds, start_new_session=True, preexec_fn=preparation(nice=nice),
         )  # fmt: skip
         self._buffers: dict[str, bytearray] = {"event": bytearray(), "log": bytearray()}
         self._selector = selectors.DefaultSelector()

@@ -86,7 +86,7 @@ class Planner:
         if self._child is None or self._child.poll() is not None:
             self._child = subprocess.Popen(
                 self._command, env=child_env({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}), text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
                 cwd=Path(__file__).resolve().parent.parent, preexec_fn=preparation(nice=5),
             )  # fmt: skip
         return self._child

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -27,6 +28,8 @@ from jobs.up_parts import SERVICE_NAMES, Plan, all_parts
 from ml.errors import ColdframeError, UnavailableError
 from webapp.checks import check_embedded_services, check_exposure
 from webapp.selectors.health import ALIVE
+
+MAX_FILES = 65_536
 
 
 def plan_from_settings() -> Plan:
@@ -134,9 +137,17 @@ async def supervise(plan: Plan, log: UpLog, parts: list[Any]) -> int:
         log.note("everything is stopped")
 
 
+def raise_file_limit() -> None:
+    """Every connection is a file: the usual soft limit of 1,024 would end the web server long before memory does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(plan: Plan) -> int:
     """Supervise until stopped. Raises SetupError when it cannot start."""
     os.umask(0o077)
+    raise_file_limit()
     plan.var.mkdir(parents=True, exist_ok=True)
     check_port(plan)
     lock = embedded.take_lock(

@@ -10,5 +10,8 @@ django_application = get_asgi_application()
 from django.conf import settings  # noqa: E402 - ready only now
 
 from webapp.body_limit import BodyLimit  # noqa: E402
+from webapp.crowd_limit import CrowdLimit  # noqa: E402
 
-application = BodyLimit(django_application, limit_bytes=settings.MAX_UPLOAD_BYTES)
+application = CrowdLimit(
+    BodyLimit(django_application, limit_bytes=settings.MAX_UPLOAD_BYTES), limit=settings.WEB_REQUESTS
+)

@@ -24,7 +24,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 OVERHEAD_BYTES = 1024 * 1024
 """What a form may weigh beside its file."""
 IDLE_S = 60.0
-CODES = {408: "body_too_slow", 413: "body_too_large"}
+CODES = {408: "body_too_slow", 413: "body_too_large", 503: "queue_full"}
 
 
 class BodyLimit:
@@ -40,7 +40,7 @@ class BodyLimit:
         headers = dict(scope.get("headers", []))
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit():
-            await _refuse(scope, send, 400, "The request's length makes no sense.", "")
+            await refuse(scope, send, 400, "The request's length makes no sense.", "")
         elif int(declared) > self.limit_bytes + OVERHEAD_BYTES:
             await self._too_large(scope, send)
         else:
@@ -76,14 +76,17 @@ class BodyLimit:
                 await self._too_large(scope, send)
             else:
                 hint = "Nothing was kept. Try again."
-                await _refuse(scope, send, 408, f"Nothing came for {self.idle_s:.0f} s, so the upload was ended.", hint)
+                await refuse(scope, send, 408, f"Nothing came for {self.idle_s:.0f} s, so the upload was ended.", hint)
 
     async def _too_large(self, scope: Message, send: Send) -> None:
         message = f"The request is too large; uploads may have {self.limit_bytes // 1024**2} MB."
-        await _refuse(scope, send, 413, message, "Nothing was kept. Cut the file into several.")
+        await refuse(scope, send, 413, message, "Nothing was kept. Cut the file into several.")
 
 
-async def _refuse(scope: Message, send: Send, status: int, message: str, hint: str) -> None:
+async def refuse(
+    scope: Message, send: Send, status: int, message: str, hint: str, *, retry_after_s: int | None = None
+) -> None:
+    """Answers before Django is asked, in the shape of the API where one is wanted."""
     wants_json = b"json" in dict(scope.get("headers", [])).get(b"accept", b"") or scope["path"].startswith("/v1/")
     request_id = f"rq_{uuid.uuid4().hex[:16]}"
     error = ColdframeError(message, hint=hint, status=status, code=CODES.get(status, "bad_request"))
@@ -94,6 +97,7 @@ async def _refuse(scope: Message, send: Send, status: int, message: str, hint: s
         (b"connection", b"close"),
         (b"x-request-id", request_id.encode()),
         (b"content-length", str(len(body.encode())).encode()),
+        *([(b"retry-after", str(retry_after_s).encode())] if retry_after_s else []),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body.encode()})

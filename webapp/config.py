@@ -29,6 +29,8 @@ class Config(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     host: str = "127.0.0.1"
     """Address the web server binds."""
+    web_requests: int = Field(default=2000, ge=1)
+    """Requests under way at once in the web process, open streams included; more are answered with 503."""
     allowed_hosts: str = "localhost,127.0.0.1,[::1]"
     """Comma-separated host names under which the app may be asked for."""
     https: bool = False

@@ -17,7 +17,7 @@ for folder in (VAR_DIR, MODELS_DIR, STORAGE_DIR, RUNS_DIR, VAR_DIR / "static"):
 SECRET_KEY = secret_key_of(config)
 DEBUG = config.debug
 ALLOWED_HOSTS = [host.strip() for host in config.allowed_hosts.split(",") if host.strip()]
-PORT, HOST = config.port, config.host
+PORT, HOST, WEB_REQUESTS = config.port, config.host, config.web_requests
 IS_LOOPBACK = HOST in ("127.0.0.1", "localhost", "::1")
 
 REDIS_URL = config.redis_url or embedded_urls(config)["redis_url"]

@@ -28,12 +28,24 @@ def everything(child: Child) -> list[Line]:
     return lines
 
 
-def test_it_is_niced_and_leads_a_group_of_its_own(tmp_path: Path) -> None:
+def group_nice(pid: int) -> int | None:
+    """How far the session stands back; None where Linux does not group processes by session."""
+    try:
+        text = Path(f"/proc/{pid}/autogroup").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(" ")[2]) if text.strip() else None
+
+
+def test_it_is_niced_and_leads_a_session_of_its_own_that_is_niced_as_well(tmp_path: Path) -> None:
+    own = group_nice(os.getpid())
     child = started("import time; print('up', flush=True); time.sleep(60)", tmp_path)
     while not child.read(timeout_s=0.1):
         pass
     process = psutil.Process(child.pid)
     assert os.getpgid(child.pid) == child.pid != os.getpgid(0) and process.nice() == psutil.Process().nice() + 5
+    assert os.getsid(child.pid) == child.pid and group_nice(child.pid) in (5, None)
+    assert group_nice(os.getpid()) == own
     assert child.close() == -signal.SIGKILL
 
 

@@ -32,7 +32,7 @@ def planner(models: Path) -> Iterator[Planner]:
     made.stop()
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 180) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen"
@@ -40,7 +40,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     return found
 
 
-def ask(planner: Planner, payload: dict[str, Any], *, seconds: float = 60) -> dict[str, Any]:
+def ask(planner: Planner, payload: dict[str, Any], *, seconds: float = 180) -> dict[str, Any]:
     said: list[dict[str, Any]] = []
     planner.take(payload, time.time() + seconds, said.append)
     return dict(wait_for(lambda: said)[0])

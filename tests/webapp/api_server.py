@@ -51,7 +51,8 @@ def running(redis_url: str, var: Path, *engine: str, **environ: str) -> Iterator
         subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=environ, check=True)
     command = [sys.executable, "manage.py", "create_token", "--team", "t", "--name", "probe"]
     made = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
-    serve = ["uvicorn", "webapp.asgi:application", "--port", str(port), "--log-level", "warning"]
+    serve = ["uvicorn", "webapp.asgi:application", "--port", str(port), "--log-level", "warning",
+             "--timeout-graceful-shutdown", "2"]  # fmt: skip
     processes = [
         subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environ) for command in (serve, [*engine])
     ]
