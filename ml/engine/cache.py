@@ -2,9 +2,11 @@
 
 Legend: S slots, R rows of one forward (neighbouring slots), Q new tokens a row, H kv heads, L length, D head width,
 W columns read. Per layer `[S, H, L, D]`. `update` writes each row's new keys and values at the row's own positions and
-returns the view `[R, H, W, D]`, without copying. The last column is never read: padded tokens are written there.
-Guarantee: a row sees its own columns up to its position and nothing else; the mask is made here, in one place.
-Does not do: sliding windows, shared or recurrent layers (`check_supported` refuses such models).
+returns the view `[R, H, W, D]`, without copying. Behind all slots there is one place that is never read: padding goes
+there, whatever its values are.
+Guarantee: a row sees its own columns up to its position and nothing else; the mask is made here, in one place. Padding
+has position 0, which every model has. Does not do: sliding windows, shared or recurrent layers (ml.families refuses
+them), soft caps.
 """
 
 from __future__ import annotations
@@ -27,23 +29,30 @@ WIDTH_STEP = 16
 
 
 def check_supported(config: Any) -> None:
-    """Raises ModelError when the architecture keeps its past in another way than keys and values of every token."""
+    """Raises ModelError for what would be computed wrongly in a batch of rows that differ in length; a past that is not
+    every token's keys and values is refused while loading (ml.families)."""
     odd = []
-    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-        odd.append("layers that are not full attention")
-    sliding = getattr(config, "sliding_window", None)
-    if sliding and getattr(config, "use_sliding_window", True) and not getattr(config, "layer_types", None):
-        odd.append(f"a sliding window of {sliding}")
-    if getattr(config, "num_kv_shared_layers", 0):
-        odd.append("layers that share keys and values")
     if getattr(config, "is_encoder_decoder", False):
         odd.append("an encoder")
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        odd.append("layers of local attention")
+    if any(getattr(config, f"{what}_logit_softcapping", None) for what in ("attn", "final")):
+        odd.append("soft caps on its logits")
     if odd:
         raise ModelError(
             f"The engine cannot serve a {config.model_type} model with {' and '.join(odd)}.",
             hint="Serve a decoder with full attention in every layer, such as a Llama or Qwen2.",
             field="base",
         )
+
+
+def usable_length(config: Any, length: int) -> int:
+    """Positions of a slot, at most `length`: those that the model has, and none from which on long RoPE (Ding et al.
+    2024, arXiv 2402.13753) would rotate all rows of a batch in another way, because one of them has grown long."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
+    originals = [k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"]
+    return min([length, getattr(config, "max_position_embeddings", None) or length, *originals])
 
 
 def heads_of(config: Any) -> tuple[int, int, int]:
@@ -53,7 +62,7 @@ def heads_of(config: Any) -> tuple[int, int, int]:
     return config.num_hidden_layers, n_kv_heads, getattr(config, "head_dim", None) or config.hidden_size // n_heads
 
 
-def _zeros(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros; on a CPU without touching them, so that memory (and seconds at the start) go only to columns in use."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -67,8 +76,9 @@ class SlotLayer:
     is_sliding = False
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        self.keys = _zeros(shape, dtype, device)  # [S, H, L, D]
-        self.values = _zeros(shape, dtype, device)
+        flat = (math.prod(shape[:3]) + 1, shape[3])
+        self.flat_keys, self.flat_values = _zeros(flat, dtype, device), _zeros(flat, dtype, device)  # [S·H·L + 1, D]
+        self.keys, self.values = self.flat_keys[:-1].view(shape), self.flat_values[:-1].view(shape)  # [S, H, L, D]
 
 
 class SlotCache:
@@ -78,11 +88,12 @@ class SlotCache:
         check_supported(config)
         n_layers, self.n_kv_heads, self.head_dim = heads_of(config)
         self.n_slots = n_slots
-        self.columns = (length + WIDTH_STEP) // WIDTH_STEP * WIDTH_STEP  # at least one more than `length`
+        self.columns = (length + WIDTH_STEP - 1) // WIDTH_STEP * WIDTH_STEP
         shape = (n_slots, self.n_kv_heads, self.columns, self.head_dim)
         self.layers = [SlotLayer(shape, dtype, device) for _ in range(n_layers)]
         self.device = device
         self.dtype = dtype
+        self._nowhere = math.prod(shape[:3])
         self._window = slice(0, 0)
         self._width = 0
         self._into = torch.empty(0, dtype=torch.long)
@@ -98,15 +109,15 @@ class SlotCache:
         starts = torch.tensor(positions, dtype=torch.long)[:, None]
         offsets = torch.arange(longest)[None]
         is_new = offsets < torch.tensor(list(n_new), dtype=torch.long)[:, None]  # [R, Q]
-        at = (starts + offsets).clamp_(max=self.columns - 1)
+        at = (starts + offsets).masked_fill_(~is_new, 0)
         ends = [p + n for p, n in zip(positions, n_new, strict=True)]
         widths = [min((end + WIDTH_STEP - 1) // WIDTH_STEP * WIDTH_STEP, self.columns) for end in ends]
         self._width = max(widths)
         self.runs = runs_of(widths) if longest == 1 and self.device.type == "cpu" else []
         self._window = slice(first, first + n_rows)
         heads = torch.arange(first * self.n_kv_heads, (first + n_rows) * self.n_kv_heads).view(n_rows, -1, 1)
-        columns = torch.where(is_new, at, self.columns - 1)[:, None]  # [R, 1, Q]
-        self._into = (heads * self.columns + columns).flatten().to(self.device)  # [R·H·Q] rows of the [S·H·L, D] view
+        into = torch.where(is_new[:, None], heads * self.columns + at[:, None], self._nowhere)  # [R, H, Q]
+        self._into = into.flatten().to(self.device)  # rows of [S·H·L + 1, D]
         allowed = torch.arange(self._width) <= at[:, :, None]  # [R, Q, W]
         mask = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
         return at.to(self.device), mask[:, None].to(self.device)
@@ -136,8 +147,8 @@ class SlotCache:
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by the model's attention with keys and values [R, H, Q, D]."""
         layer = self.layers[layer_idx]
-        layer.keys.view(-1, self.head_dim).index_copy_(0, self._into, keys.reshape(-1, self.head_dim))
-        layer.values.view(-1, self.head_dim).index_copy_(0, self._into, values.reshape(-1, self.head_dim))
+        layer.flat_keys.index_copy_(0, self._into, keys.reshape(-1, self.head_dim))
+        layer.flat_values.index_copy_(0, self._into, values.reshape(-1, self.head_dim))
         rows, width = self._window, self._width
         return layer.keys[rows, :, :width], layer.values[rows, :, :width]
 
@@ -157,14 +168,13 @@ class SlotCache:
         return torch.stack([torch.stack([layer.keys[slot, :, :n], layer.values[slot, :, :n]]) for layer in self.layers])
 
     def copy(self, copy: Copy, n_columns: int) -> None:
-        """Moves a row's first `n_columns` to another slot, or swaps two rows."""
+        """Moves a row's first `n_columns` to another slot, zeros in their place, or swaps two rows."""
         for layer in self.layers:
             for store in (layer.keys, layer.values):
                 source, target = store[copy.source, :, :n_columns], store[copy.target, :, :n_columns]
-                kept = target.clone() if copy.swap else None
+                kept = target.clone() if copy.swap else 0.0
                 target.copy_(source)
-                if kept is not None:
-                    source.copy_(kept)
+                source[:] = kept
 
     def fill(self, slot: int, value: float, n_columns: int | None = None) -> None:
         """Overwrites a slot's first columns, or all of them."""

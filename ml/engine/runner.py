@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ml.backbone import Backbone
+from ml.backbone import Backbone, is_out_of_memory
 from ml.engine.attention import reading, use_runs
-from ml.engine.cache import SlotCache
+from ml.engine.cache import SlotCache, usable_length
 from ml.engine.choices import Tree
 from ml.engine.packed import Packs
 from ml.engine.sites import SiteBank
@@ -45,8 +45,7 @@ class Runner:
         self.model = backbone.model
         self._name = backbone.name
         config = self.model.config
-        longest = getattr(config, "max_position_embeddings", None) or length
-        self.length = min(length, longest)
+        self.length = usable_length(config, length)
         self.cache = SlotCache(
             config, n_slots=n_slots, length=self.length, dtype=self.model.dtype, device=self.model.device
         )
@@ -55,7 +54,7 @@ class Runner:
         expected = self._plain_logits()
         use_runs(self.model)
         self.packs = Packs(self.model) if is_packed else None
-        self._check_logits(expected)
+        self._check(expected)
 
     @torch.inference_mode()
     def forward(
@@ -137,18 +136,29 @@ class Runner:
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()
         return logits
 
-    @torch.inference_mode()
-    def _check_logits(self, expected: Tensor) -> None:
+    def _check(self, expected: Tensor) -> None:
+        try:
+            got = self._logits_in_parts()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise self._refusal(f"it does not read its past from slots: {error}") from error
+        distance = float((got - expected).abs().max()) / (float(expected.abs().max()) + 1)
+        if not distance <= (1e-3 if self.model.dtype == torch.float32 else 5e-2):
+            raise self._refusal(f"its logits differ from the model's own by {distance:.2g}")
+
+    def _logits_in_parts(self) -> Tensor:
+        """[V] after the same tokens, read in two parts."""
         self.forward(0, [_PROBE[:4]], [0], wants_logits=False)
-        got = self.forward(0, [_PROBE[4:]], [4]).logits
+        logits = self.forward(0, [_PROBE[4:]], [4]).logits
         self.cache.fill(0, 0.0)
-        scale = float(expected.abs().max()) + 1
-        error = float("inf") if got is None else float((got[0] - expected).abs().max()) / scale
-        allowed = 1e-3 if self.model.dtype == torch.float32 else 5e-2
-        if not error <= allowed:
-            raise ModelError(
-                f"The engine cannot serve {self._name}: its logits differ from the model's own by {error:.2g} "
-                f"({self.model.config.model_type}).",
-                hint="This architecture needs its own support in ml/engine; use a Llama or Qwen2 kind of model.",
-                field="base",
-            )
+        if logits is None:
+            raise ValueError("there are no logits")
+        return logits[0]
+
+    def _refusal(self, reason: str) -> ModelError:
+        return ModelError(
+            f"The engine cannot serve {self._name}, a {self.model.config.model_type} model: {reason}.",
+            hint="This architecture needs its own support in ml/engine; use a Llama or Qwen2 kind of model.",
+            field="base",
+        )

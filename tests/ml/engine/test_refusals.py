@@ -146,6 +146,25 @@ def test_a_row_with_values_that_are_not_finite_fails_alone_and_leaves_no_trace(z
     assert all(outcome.ids(str(n)) == expected for n in range(4))
 
 
+def test_rows_that_fail_together_leave_nothing_in_any_slot_that_they_were_in(zoo, make_engine, tmp_path, ids):
+    """The second moved into the first's slot before it failed; where it had been, and where its padding went, values
+    that are not finite stayed, and 0 x NaN spoiled a later row."""
+    sha = copied(zoo, "lora", tmp_path, change=lambda t: {k: v * 1e25 for k, v in t.items()})
+    engine = make_engine(artifact_folder=lambda _: tmp_path / sha, n_slots=2, length=63, prefill_tokens=46)
+    short, long = tuple(ids), (*ids, *ids, *ids)[: len(ids) + 4]
+    bad = [
+        Request(id=f"bad {n}", team_id=1, prompt_ids=given, artifact=sha, sampling=Sampling(max_tokens=3))
+        for n, given in enumerate((short, long))
+    ]
+    outcome = run(engine, bad)
+    assert all("not finite" in str(outcome.failed(request.id).error) for request in bad)
+    rows = [request_of(zoo, "plain", ids, name=str(n), max_tokens=63 - len(ids)) for n in range(2)]
+    engine.stop_ids.clear()
+    outcome = run(engine, rows)
+    expected = zoo.greedy("plain", ids, 63 - len(ids), set())
+    assert all(outcome.ids(str(n)) == expected for n in range(2))
+
+
 def test_when_a_batch_raises_only_the_row_at_fault_fails(zoo, make_engine, ids, monkeypatch):
     engine = make_engine()
     forward = engine.runner.forward
@@ -186,16 +205,6 @@ def test_an_empty_prompt_and_a_full_queue_are_refused(zoo, make_engine, ids):
         engine.submit(request_of(zoo, "plain", ids, name=name))
     with pytest.raises(BusyError):
         engine.submit(request_of(zoo, "plain", ids, name="c"))
-
-
-def test_a_model_with_a_sliding_window_is_refused():
-    from transformers import MistralConfig
-
-    from ml.engine.cache import check_supported
-
-    config = MistralConfig(hidden_size=32, num_hidden_layers=1, sliding_window=8)
-    with pytest.raises(ModelError, match="sliding window of 8"):
-        check_supported(config)
 
 
 def test_a_model_whose_logits_would_differ_is_refused_at_the_start(make_engine, monkeypatch):
