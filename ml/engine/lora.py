@@ -100,7 +100,7 @@ class LowRank:
         self._grow(rank)
         self.a[entry, :rank] = delta.a
         self.b[entry, :rank] = delta.b
-        self.b[entry, rank:] = 0
+        self.a[entry, rank:] = self.b[entry, rank:] = 0
         self._held[entry], self._ranks[entry] = weakref.ref(delta), rank
 
     def _grow(self, rank: int) -> None:

@@ -81,6 +81,14 @@ def test_a_row_that_moves_takes_its_adapter_along_without_a_copy(low_rank):
     check(low_rank, {0: DELTAS[2], 1: DELTAS[1]}, 0, 2)
 
 
+def test_what_a_larger_adapter_leaves_behind_does_not_reach_a_smaller_one(low_rank):
+    """Its A can overflow even where B is zero: 0 x infinity is not a number."""
+    low_rank.set(0, Delta(torch.full((4, N_IN), 3e38), torch.ones(4, N_OUT)))
+    low_rank.set(0, DELTAS[1])
+    low_rank.set(1, DELTAS[4])
+    check(low_rank, {0: DELTAS[1], 1: DELTAS[4]}, 0, 2)
+
+
 def test_an_adapter_that_comes_back_is_not_written_again(low_rank):
     low_rank.set(0, DELTAS[1])
     low_rank.set(0, None)
