@@ -195,6 +195,9 @@ class Batch:
                 self._emit(event)
 
     def _fail_unexpected(self, row: Row, error: Exception) -> None:
+        if isinstance(error, ColdframeError):
+            self.fail(row, error)
+            return
         logger.error("row %s failed", row.request.id, exc_info=error)
         self.fail(
             row, ColdframeError(f"The row failed: {type(error).__name__}: {error}.", code="row_failed", status=500)

@@ -13,6 +13,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ml.engine.batch as batch_module
 from ml.artifact import artifact_id
@@ -59,6 +60,8 @@ OWN = ["dora", *WEIGHTS]
 """Those that need a model of their own."""
 HEADS = {"head_mean": "mean", "head_last": "last", "head_first": "first"}
 """Classifier heads by pooling; they answer with a label."""
+BROKEN = "broken"
+"""A LoRA whose values overflow: its rows fail."""
 LABELS = ["red", "deep blue", "green, more or less"]
 _FORMS = {"LORA": ("lora", "lora_delta"), "IA3": ("ia3", "scale")}
 
@@ -190,7 +193,21 @@ def zoo(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def broken_zoo(zoo: Zoo) -> Zoo:
+    """The zoo, and a LoRA whose values overflow."""
+    source, stage = zoo.folder / zoo.shas["lora"], zoo.folder / "stage"
+    stage.mkdir()
+    (stage / "adapter_config.json").write_bytes((source / "adapter_config.json").read_bytes())
+    tensors = {name: tensor * 1e25 for name, tensor in load_file(source / "adapter_model.safetensors").items()}
+    save_file(tensors, stage / "adapter_model.safetensors")
+    write_json(stage / "manifest.json", json.loads((source / "manifest.json").read_text()) | {"files": stamp(stage)})
+    zoo.shas[BROKEN] = artifact_id(stage)
+    stage.rename(zoo.folder / zoo.shas[BROKEN])
+    return zoo
+
+
+@pytest.fixture(scope="session")
 def make_engine(tiny_llama_dir: Path, zoo: Zoo) -> Callable[..., Engine]:
     def make(**changes: Any) -> Engine:
         values: dict[str, Any] = {

@@ -2,106 +2,135 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 
-import torch
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ml.data.chat import prompt_ids
-from ml.engine.types import Done, Failed, Token
-from tests.ml.engine.conftest import HEADS, KINDS, Zoo, request_of
+from ml.engine.types import Done, Token
+from ml.errors import ModelError
+from tests.ml.engine.conftest import BROKEN, HEADS, InlineExecutor, Zoo, request_of, run
+from tests.ml.engine.scenarios import (
+    N_TOKENS,
+    TEXTS,
+    Arrival,
+    LateExecutor,
+    arrivals,
+    check_at_rest,
+    check_books,
+    end_of,
+    ids_in,
+    play,
+    poison,
+    request_for,
+)
 
-TEXTS = ["Hi", "What colour is the sky?", "My lights went out. What should I do now, and whom do I call?", "A tree."]
-POISON = 1e4
-N_TOKENS = 9
 ROOM_FOR_ONE = 400_000
 """Bytes: one of the tiny models of its own that share little with the frozen one, with four slots."""
+EXAMPLES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
+                    phases=[Phase.explicit, Phase.generate])  # fmt: skip
+"""A failing schedule is told as it was found: making it smaller takes minutes."""
+MANY = settings(EXAMPLES, max_examples=4000)
+schedules = {
+    "given_arrivals": st.lists(arrivals, min_size=1, max_size=14),
+    "n_slots": st.integers(1, 5),
+    "prefill_tokens": st.sampled_from([2, 7, 30, 200]),
+    "own_bytes": st.sampled_from([ROOM_FOR_ONE, 1 << 30]),
+    "min_shared_tokens": st.sampled_from([4, 1000]),
+    "prefix_bytes": st.sampled_from([1, 20_000, 1 << 30]),
+    "adapter_bytes": st.sampled_from([1, 30_000, 1 << 30]),
+    "loads_every": st.integers(0, 5),
+}
 
 
-@cache
-def alone(zoo: Zoo, kind: str, text: str, stop_ids: frozenset[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The prompt, and what the row says when nobody else is there: of a head, its label's tokens."""
-    ids = prompt_ids(zoo.backbone.tokenizer, [{"role": "user", "content": text}])
-    if kind in HEADS:
-        label, _ = zoo.labels(kind, ids)[0]
-        return tuple(ids), tuple(zoo.backbone.tokenizer(label, add_special_tokens=False)["input_ids"])
-    return tuple(ids), tuple(zoo.greedy(kind, ids, N_TOKENS, set(stop_ids)))
+@pytest.fixture(scope="module")
+def alone(broken_zoo: Zoo, make_engine):
+    """The answer's ids and the end of a row that has an engine to itself; greedy ones are PEFT's own."""
+    engine = make_engine(n_slots=1, min_shared_tokens=1000, own_bytes=1 << 30)
+
+    @cache
+    def found(kind: str, mode: str, text: int) -> tuple[list[int], Done]:
+        request = request_for(broken_zoo, Arrival(kind=kind, mode=mode, text=text, n_tokens=N_TOKENS), "r")
+        outcome = run(engine, [request])
+        if mode == "greedy" and kind not in HEADS:
+            assert outcome.ids("r") == broken_zoo.greedy(kind, request.prompt_ids, N_TOKENS, engine.stop_ids)
+        return outcome.ids("r"), outcome.done("r")
+
+    return found
 
 
-arrival = st.tuples(
-    st.integers(0, 6),  # steps to wait before it comes
-    st.sampled_from([*KINDS, *HEADS]),
-    st.integers(0, len(TEXTS) - 1),
-    st.integers(1, N_TOKENS),  # tokens asked for
-    st.one_of(st.none(), st.integers(0, 12)),  # cancelled so many steps after it came
-    st.integers(1, 3),  # team
-)
+def emitted_of(arrival: Arrival, alone) -> tuple[int, ...]:
+    """What another engine has sent of the answer."""
+    if arrival.mode == "choices" or arrival.kind == BROKEN:
+        return ()
+    whole, _ = alone(arrival.kind, arrival.mode, arrival.text)
+    return tuple(whole[: min(arrival.n_emitted, arrival.n_tokens - 1)])
 
 
-def poison(engine) -> None:
-    """Everything that no row may read: free slots, and what lies beyond each row's position."""
-    for batch in engine.batches:
-        live = batch.scheduler.live
-        for layer in batch.runner.cache.layers:
-            for store in (layer.keys, layer.values):
-                store[len(live) :] = POISON
-                for row in live:
-                    store[row.slot, :, row.position :] = -POISON
+def check_row(arrival: Arrival, name: str, events, alone) -> None:
+    answer, end = [*emitted_of(arrival, alone), *ids_in(events, name)], end_of(events, name)
+    if arrival.kind == BROKEN:
+        is_given_up = getattr(end, "finish_reason", "") == "cancelled" or end.error.code == "deadline"
+        assert not answer and (is_given_up or isinstance(end.error, ModelError)), end
+        return
+    whole, wanted = alone(arrival.kind, arrival.mode, arrival.text)
+    if not isinstance(end, Done):
+        assert arrival.ends == "deadline" and end.error.code == "deadline", end
+    elif end.finish_reason == "cancelled":
+        assert arrival.ends == "cancel"
+    else:
+        n = arrival.n_tokens if arrival.kind not in HEADS else len(emitted_of(arrival, alone)) or len(whole)
+        assert answer == whole[:n], f"{arrival} row {name}"
+        assert end.scores == pytest.approx(wanted.scores, abs=1e-4)
+        assert [x.label for x in end.labels] == [x.label for x in wanted.labels]
+        return
+    assert answer == whole[: len(answer)]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(
-    arrivals=st.lists(arrival, min_size=1, max_size=12),
-    n_slots=st.integers(1, 5),
-    prefill_tokens=st.sampled_from([2, 7, 30, 200]),
-    own_bytes=st.sampled_from([ROOM_FOR_ONE, 1 << 30]),
-    min_shared_tokens=st.sampled_from([4, 1000]),
-)
-def test_every_row_of_a_random_schedule_answers_as_alone(zoo, make_engine, arrivals, n_slots, **settings):
-    engine = make_engine(n_slots=n_slots, **settings)
-    waiting = sorted(enumerate(arrivals), key=lambda pair: pair[1][0])
-    cancels: dict[int, list[str]] = defaultdict(list)
-    answers: dict[str, list[int]] = defaultdict(list)
-    ends: dict[str, object] = {}
-    now = 0
-    while waiting or not engine.is_idle:
-        while waiting and waiting[0][1][0] <= now:
-            n, (_, kind, text, n_tokens, cancel_after, team) = waiting.pop(0)
-            ids, _ = alone(zoo, kind, TEXTS[text], frozenset(engine.stop_ids))
-            engine.submit(request_of(zoo, kind, ids, name=str(n), team=team, max_tokens=n_tokens))
-            if cancel_after is not None:
-                cancels[now + cancel_after].append(str(n))
-        for name in cancels.pop(now, ()):
-            engine.cancel(name)
-        with torch.inference_mode():
-            poison(engine)
-        for event in engine.step():
-            if isinstance(event, Token):
-                answers[event.id] += event.ids
-            elif isinstance(event, Done | Failed):
-                ends[event.id] = event
-        now += 1
-        assert now < 1000, "the schedule does not end"
-    for n, (_, kind, text, n_tokens, cancel_after, _) in enumerate(arrivals):
-        _, expected = alone(zoo, kind, TEXTS[text], frozenset(engine.stop_ids))
-        end, answer = ends[str(n)], answers[str(n)]
-        assert isinstance(end, Done), end
-        if end.finish_reason == "cancelled":
-            assert cancel_after is not None and answer == list(expected[: len(answer)])
-        else:
-            assert answer == list(expected if kind in HEADS else expected[:n_tokens]), f"{kind} row {n}"
-    for batch in engine.batches:
-        assert batch.is_idle and batch.scheduler.table.n_decoding == 0
-    assert not any(site.slots for site in engine.runner.sites.by_name.values())
+def check_schedule(zoo, make_engine, alone, given_arrivals, loads_every, **options) -> None:
+    executor = LateExecutor() if loads_every else InlineExecutor()
+    engine = make_engine(executor=executor, **options)
+
+    def after_step(now: int) -> None:
+        if loads_every and now % loads_every == 0:
+            executor.release()
+        check_books(engine)
+        poison(engine)
+
+    requests = [
+        replace(request_for(zoo, arrival, str(n)), emitted=emitted_of(arrival, alone))
+        for n, arrival in enumerate(given_arrivals)
+    ]
+    outcome = play(engine, given_arrivals, requests, after_step=after_step)
+    for n, arrival in enumerate(given_arrivals):
+        check_row(arrival, str(n), outcome.events, alone)
+    check_at_rest(engine)
+
+
+@EXAMPLES
+@given(**schedules)
+def test_every_row_of_a_random_schedule_answers_as_alone(broken_zoo, make_engine, alone, **schedule):
+    check_schedule(broken_zoo, make_engine, alone, **schedule)
+
+
+@pytest.mark.slow
+@MANY
+@given(**schedules)
+def test_every_row_of_many_random_schedules_answers_as_alone(broken_zoo, make_engine, alone, **schedule):
+    check_schedule(broken_zoo, make_engine, alone, **schedule)
 
 
 def test_cancelling_at_any_step_frees_the_slot_and_disturbs_nobody(zoo, make_engine):
     engine = make_engine(prefill_tokens=7, n_slots=3)
+    ids, other = (
+        prompt_ids(zoo.backbone.tokenizer, [{"role": "user", "content": text}]) for text in (TEXTS[2], TEXTS[1])
+    )
+    wanted = zoo.greedy("lora_other", other, N_TOKENS, engine.stop_ids)
     for kind in ("plain", "prompt_tuning", "lora"):
-        ids, expected = alone(zoo, kind, TEXTS[2], frozenset(engine.stop_ids))
-        other, wanted = alone(zoo, "lora_other", TEXTS[1], frozenset(engine.stop_ids))
+        expected = zoo.greedy(kind, ids, N_TOKENS, engine.stop_ids)
         for at in range(22):
             engine.submit(request_of(zoo, kind, ids, name="goes", max_tokens=N_TOKENS))
             engine.submit(request_of(zoo, "lora_other", other, name="stays", max_tokens=N_TOKENS))
@@ -112,7 +141,6 @@ def test_cancelling_at_any_step_frees_the_slot_and_disturbs_nobody(zoo, make_eng
                 events += engine.step()
                 if step >= at:
                     assert "goes" not in [row["id"] for row in engine.snapshot().rows]
-            stays = [i for e in events if isinstance(e, Token) and e.id == "stays" for i in e.ids]
             goes = [i for e in events if isinstance(e, Token) and e.id == "goes" for i in e.ids]
-            assert stays == list(wanted) and goes == list(expected[: len(goes)])
-            assert engine.is_idle and not engine.scheduler.live and engine.scheduler.table.n_free == 3
+            assert ids_in(events, "stays") == wanted and goes == expected[: len(goes)]
+            check_at_rest(engine)
