@@ -25,7 +25,7 @@ from jobs.engine_intake import Intake
 from jobs.engine_messages import Closer, DjangoMessages, Messages
 from jobs.engine_services import HANDLERS, Services
 from jobs.engine_ticket import Tickets
-from jobs.engine_writer import AnswerWriter
+from jobs.engine_writer import OUTCOMES, AnswerWriter
 from jobs.nearest import NearestService
 from jobs.planner import Planner
 from ml.errors import ModelError
@@ -66,6 +66,8 @@ class EngineProcess:
         self._state = "starting"
         self._labels: dict[str, str] = {}
         """What people call each artifact that was asked for."""
+        self._ended = dict.fromkeys(OUTCOMES, 0)
+        """Requests by how they ended, counted by the writer."""
         if config.redis_url:
             stream_redis.configure(config.redis_url)
         self._heartbeat = Heartbeat(self._name, base=config.base, describe=self._describe)
@@ -97,13 +99,14 @@ class EngineProcess:
         fields: dict[str, Any] = {"state": self._state, "device": self._config.device}
         if engine is None:
             return {**fields, "slots": self._config.n_slots, "length": self._config.length, "rows": [], "step": 0,
-                    "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": []}  # fmt: skip
+                    "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": [], "ended": self._ended}  # fmt: skip
         shot = engine.snapshot()
         return {
             **fields, "slots": shot.slots, "length": shot.length, "rows": shot.rows, "step": shot.step,
             "step_ms": engine.meter.step_ms, "tokens_per_s": engine.meter.tokens_per_s, "queue": shot.queue,
             "resident": [{"label": self._labels.get(r["artifact"], ""), **r} for r in engine.resident()],
-            "fingerprint": engine.backbone.fingerprint, "shared_prefixes": shot.shared_prefixes,
+            "resident_bytes": engine.resident_bytes(), "fingerprint": engine.backbone.fingerprint,
+            "shared_prefixes": shot.shared_prefixes, "totals": shot.totals, "ended": self._ended,
         }  # fmt: skip
 
     def _load(self) -> Any:
@@ -132,7 +135,9 @@ class EngineProcess:
 
     def _serve(self) -> None:
         tickets = Tickets()
-        writer = AnswerWriter(self._name, lambda request_id, state: answers.drop(request_id, state))
+        writer = AnswerWriter(
+            self._name, lambda request_id, state: answers.drop(request_id, state), ended=self._ended
+        )  # fmt: skip
         closer = Closer(tickets, writer, self._config.messages or DjangoMessages())
         answers = Answers(self._engine, self._name, tickets, writer, closer, labels=self._labels)
         intake = Intake(

@@ -3,7 +3,8 @@
 Guarantees: events of an answer are written in order and each once, also when Redis goes away and comes back, and also
 when two engines hold the same request. For that an event's id in the stream follows from its place in the answer (token
 n is `n-1`), so that a write whose reply was lost can be repeated; and only the engine that owns the request may write,
-so that one taken for dead does not go on writing. Acknowledging takes the request out of the stream for good.
+so that one taken for dead does not go on writing. Acknowledging takes the request out of the stream for good and
+counts it once by how it ended, whoever answered it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from jobs.stream_redis import client
 
 OWNERS = "cf:owners"
 """Hash: which engine answers a request."""
+OUTCOMES = ("done", "cancelled", "failed")
 _BATCH = 500
 logger = logging.getLogger(__name__)
 
 _WRITE = """
 local me, out = ARGV[1], {}
-for i = 2, #ARGV, 5 do
+for i = 2, #ARGV, 6 do
   local id, at, name = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local answer = 'cf:answer:' .. id
   local owner = redis.call('HGET', KEYS[1], id)
@@ -44,6 +46,7 @@ for i = 2, #ARGV, 5 do
       if redis.call('XDEL', KEYS[2], entry) == 1 then
         local team = given[1][2][4]
         if redis.call('HINCRBY', KEYS[3], team, -1) <= 0 then redis.call('HDEL', KEYS[3], team) end
+        if ARGV[i + 5] ~= '' then redis.call('HINCRBY', KEYS[4], ARGV[i + 5], 1) end
       end
       redis.call('HDEL', KEYS[1], id)
       redis.call('DEL', 'cf:cancel:' .. id)
@@ -87,14 +90,25 @@ class Write:
     acknowledge: str = ""
     """Entry of the requests stream that is done with; empty: none."""
 
+    @property
+    def outcome(self) -> str:
+        """How the request ended, of those that end one; else empty."""
+        if not self.acknowledge or self.event not in stream.FINAL_EVENTS:
+            return ""
+        if self.event == "error":
+            return "failed"
+        return "cancelled" if (self.data or {}).get("finish_reason") == "cancelled" else "done"
+
 
 class AnswerWriter:
     """`put` from any thread. `lost(id, state)` is called for a request that is not this engine's any more: `taken` by
     another engine, or `gone` with Redis' memory."""
 
-    def __init__(self, engine_id: str, lost: Callable[[str, str], None]) -> None:
+    def __init__(self, engine_id: str, lost: Callable[[str, str], None], *, ended: dict[str, int]) -> None:
+        """`ended` is counted up: requests that this engine ends, by outcome."""
         self._engine_id = engine_id
         self._lost = lost
+        self._ended = ended
         self._queue: SimpleQueue[Write] = SimpleQueue()
         self._batch: list[Write] = []
         self._stop = threading.Event()
@@ -141,8 +155,12 @@ class AnswerWriter:
         arguments = [self._engine_id]
         for write in self._batch:
             data = json.dumps(write.data or {}, ensure_ascii=False)
-            arguments += [write.id, write.at, write.event, data, write.acknowledge]
-        states = client().eval(_WRITE, 3, OWNERS, stream.REQUESTS, stream.LOAD, *arguments)
+            arguments += [write.id, write.at, write.event, data, write.acknowledge, write.outcome]
+        keys = (OWNERS, stream.REQUESTS, stream.LOAD, stream.ENDED)
+        states = client().eval(_WRITE, len(keys), *keys, *arguments)
+        for write, state in zip(self._batch, states, strict=True):
+            if state == "ok" and write.outcome:
+                self._ended[write.outcome] += 1
         lost = {write.id: state for write, state in zip(self._batch, states, strict=True) if state != "ok"}
         self._batch = []
         for request_id, state in lost.items():

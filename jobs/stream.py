@@ -26,11 +26,12 @@ SERVICES = "cf:services"
 GROUP = "engines"
 SETUP = "cf:setup"
 """Hash, written by jobs/starter.py: state, text, done, total."""
-LOAD = "cf:load"
-"""Hash: unfinished requests by team."""
+LOAD, ENDED = "cf:load", "cf:ended"
+"""Hashes: unfinished requests by team; those that have ended, by done, cancelled and failed."""
 ENGINES = "cf:engines"
 """Sorted set: engine ids by the time of their last heartbeat."""
 HEARTBEAT_TTL_S = 15
+SAMPLE_S, N_SAMPLES = 5, 120
 KEEP_ANSWER_S = 3600
 QUEUE_LIMIT = 1000
 TEAM_QUEUE_LIMIT = 400
@@ -53,6 +54,11 @@ def reply_key(call_id: str) -> str:
 
 def engine_key(engine_id: str) -> str:
     return f"cf:engine:{engine_id}"
+
+
+def past_key(engine_id: str) -> str:
+    """List of samples, one each SAMPLE_S, the latest at the end."""
+    return f"cf:engine:{engine_id}:past"
 
 
 _SUBMIT = """
@@ -252,7 +258,7 @@ def _heartbeats(hashes: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 def engines() -> list[dict[str, Any]]:
     """Heartbeats of the live engines: id, base, state, device, pid, slots, rows, step, step_ms, tokens_per_s, queue,
-    resident (see jobs/engine_heartbeat.py)."""
+    resident, totals (see jobs/engine_main.py)."""
     with redis_errors("look for engines"):
         ids = client().zrangebyscore(ENGINES, time.time() - HEARTBEAT_TTL_S, "+inf")
         pipe = client().pipeline(transaction=False)
@@ -284,13 +290,8 @@ def setup_progress() -> dict[str, Any] | None:
         return None
     done, total = int(found.get("done") or 0), int(found.get("total") or 0)
     share = round(100 * min(done, total) / total, 1) if total else 0.0
-    return {
-        "state": found.get("state", ""),
-        "text": found.get("text", ""),
-        "done": done,
-        "total": total,
-        "share": share,
-    }
+    said = {name: found.get(name, "") for name in ("state", "text")}
+    return {**said, "done": done, "total": total, "share": share}
 
 
 async def collect(request_id: str) -> list[dict[str, Any]]:

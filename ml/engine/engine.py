@@ -30,7 +30,7 @@ from ml.engine.own import OwnModels
 from ml.engine.prefixes import Prefixes, PrefixStore
 from ml.engine.runner import Runner
 from ml.engine.scheduler import Scheduler
-from ml.engine.snapshot import Meter, Snapshot, resident_of, take_snapshot
+from ml.engine.snapshot import Meter, Snapshot, resident_bytes, resident_of, take_snapshot
 from ml.engine.stores import AdapterStore
 from ml.engine.text import TextStream
 from ml.engine.types import Done, Event, Failed, Request, Row
@@ -134,8 +134,12 @@ class Engine:
         return self._snapshot
 
     def resident(self) -> list[dict[str, Any]]:
-        """Adapters in memory: artifact, form, bytes."""
+        """Adapters in memory that were used last: artifact, form, bytes."""
         return resident_of(self)
+
+    def resident_bytes(self) -> dict[str, int]:
+        """Of all of them, by form."""
+        return resident_bytes(self)
 
     @property
     def is_idle(self) -> bool:

@@ -33,6 +33,8 @@ class PrefixStore:
         self._kept: OrderedDict[PrefixKey, Tensor] = OrderedDict()
         self.n_bytes = 0
         self.n_computed = 0
+        """Tasks' prefixes that were computed, and that were there when a row asked."""
+        self.n_found = 0
 
     def key_of(self, artifact: str, text: str = "") -> PrefixKey:
         return self._backbone.fingerprint, str(self._backbone.model.dtype), artifact, text
@@ -47,6 +49,8 @@ class PrefixStore:
         if key not in self._kept:
             self.put(key, self._compute(adapter.embeddings))
             self.n_computed += 1
+        else:
+            self.n_found += 1
         return self.get(key)
 
     def __contains__(self, key: PrefixKey) -> bool:

@@ -16,13 +16,22 @@ _WINDOW_S = 5.0
 
 
 class Meter:
-    """Speed over the last seconds."""
+    """Speed over the last seconds, and sums since the start."""
 
     def __init__(self) -> None:
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=2000)
+        self.n_tokens = 0
+        """Tokens chosen."""
+        self.n_decodes = 0
+        """Steps that decoded, and how long they took together."""
+        self.decode_s = 0.0
 
     def add(self, *, n_tokens: int, n_decoded: int, seconds: float) -> None:
         self._steps.append((time.monotonic(), n_tokens, seconds if n_decoded else 0.0))
+        self.n_tokens += n_tokens
+        if n_decoded:
+            self.n_decodes += 1
+            self.decode_s += seconds
 
     def _recent(self) -> list[tuple[float, int, float]]:
         since = time.monotonic() - _WINDOW_S
@@ -52,10 +61,14 @@ class Snapshot:
     queue: int
     """Rows that wait for a slot, for their adapter or for a model of their own."""
     rows: list[dict[str, Any]]
-    """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens. Those of form
-    own_backbone are in a batch of their own, whose slots are counted behind those of the batches before it."""
+    """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens, seconds (since
+    it got its slot). Those of form own_backbone are in a batch of their own, whose slots are counted behind those of
+    the batches before it."""
     shared_prefixes: dict[str, int]
-    """Since the start: rows that were looked at, hits among them, tokens that these did not read; bytes kept now."""
+    """Since the start: rows that were looked at, hits among them, tokens that these did not read; tasks' prefixes that
+    were found and that were computed; bytes kept now."""
+    totals: dict[str, float]
+    """Since the start; they only grow: steps, tokens, decodes, decode_s."""
 
 
 def resident_of(engine: Engine) -> list[dict[str, Any]]:
@@ -67,6 +80,16 @@ def resident_of(engine: Engine) -> list[dict[str, Any]]:
         if a.folder is None
     ]
     return [*shared, *own]
+
+
+def resident_bytes(engine: Engine) -> dict[str, int]:
+    """Bytes of all adapters in memory by form, models of their own among them; computed prefixes are not. Any
+    thread."""
+    found: dict[str, int] = {}
+    shared = [(a.form, a.n_bytes) for a in engine.adapters.resident(limit=0)]
+    for form, n_bytes in (*shared, *((own["form"], own["bytes"]) for own in engine.own.resident())):
+        found[form] = found.get(form, 0) + n_bytes
+    return found
 
 
 def _row(row: Row, n_before: int) -> dict[str, Any]:
@@ -81,12 +104,13 @@ def _row(row: Row, n_before: int) -> dict[str, Any]:
         "state": row.state,
         "slot": n_before + row.slot,
         "n_tokens": len(row.answer),
+        "seconds": round(time.monotonic() - row.entered, 1),
     }
 
 
 def take_snapshot(engine: Engine) -> Snapshot:
-    main, own, prefixes = engine.scheduler, engine.own, engine.prefixes
-    seen = prefixes.beginnings
+    main, own, prefixes, meter = engine.scheduler, engine.own, engine.prefixes, engine.meter
+    seen, store = prefixes.beginnings, prefixes.store
     rows, n_slots = [], 0
     for batch in engine.batches:
         rows += [_row(row, n_slots) for row in batch.scheduler.live]
@@ -98,6 +122,10 @@ def take_snapshot(engine: Engine) -> Snapshot:
         queue=len(main.queue) + len(main.staged) + own.n_waiting,
         rows=rows,
         shared_prefixes={
-            "rows": seen.n_rows, "hits": seen.n_hits, "tokens": seen.n_tokens, "bytes": prefixes.store.n_bytes,
+            "rows": seen.n_rows, "hits": seen.n_hits, "tokens": seen.n_tokens,
+            "found": store.n_found, "computed": store.n_computed, "bytes": store.n_bytes,
+        },
+        totals={
+            "steps": engine.n_steps, "tokens": meter.n_tokens, "decodes": meter.n_decodes, "decode_s": meter.decode_s,
         },
     )  # fmt: skip

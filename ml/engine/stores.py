@@ -49,7 +49,7 @@ class AdapterStore:
             return load_adapter(self._folder_of(artifact), artifact=artifact, backbone=self._backbone)
 
     def resident(self, limit: int = 64) -> list[Adapter]:
-        """The adapters in memory that were used last, the very last one at the end."""
+        """The adapters in memory that were used last, the very last one at the end; 0 is all of them."""
         with self._lock:
             done = [f for f in self._futures.values() if f.done() and not f.exception()]
         return [future.result() for future in done[-limit:]]

@@ -203,6 +203,20 @@ def test_an_answer_goes_on_when_redis_was_away_and_when_the_engine_is_stopped(
     assert ids_of(answer_of(last)) == wanted
 
 
+def test_the_heartbeat_counts_what_was_done_since_the_start(serving: Engines):
+    def heart() -> dict[str, Any]:
+        return stream.engines()[0]
+
+    before, n_before = heart(), int(stream_redis.client().hget(stream.ENDED, "done") or 0)
+    request = request_of(max_tokens=8)
+    stream.submit([request])
+    assert answer_of(request)[-1]["event"] == "done"
+    after = wait_for(lambda: (beat := heart())["ended"]["done"] > before["ended"]["done"] and beat, serving)
+    assert after["totals"]["tokens"] - before["totals"]["tokens"] >= 8
+    assert after["started_at"] < after["at"] and after["resident_bytes"] == {}
+    assert int(stream_redis.client().hget(stream.ENDED, "done")) == n_before + 1
+
+
 def test_a_cancelled_answer_ends_at_once_and_is_kept(serving: Engines):
     request = request_of(message_id=7)
     stream.submit([request])

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -139,6 +140,28 @@ def test_the_snapshot_describes_the_batch(zoo, make_engine, ids):
     assert row["position"] == 7 + len(ids) + row["n_tokens"] - 1
     assert {a["artifact"] for a in engine.resident()} == {zoo.shas["prompt_tuning"], zoo.shas["lora"]}
     assert shot.slots == 4 and shot.step == engine.n_steps
+    assert all(row["seconds"] >= 0 for row in shot.rows)
+
+
+def test_totals_only_grow_and_count_every_token(zoo, make_engine, ids):
+    engine, seen = make_engine(), []
+    for kind in ("prompt_tuning", "plain", "lora"):
+        engine.submit(request_of(zoo, kind, ids, max_tokens=6))
+    events = []
+    while not engine.is_idle:
+        events += engine.step()
+        seen.append(engine.snapshot().totals)
+    assert all(before[name] <= after[name] for before, after in pairwise(seen) for name in after)
+    stopped = sum(isinstance(event, Done) and event.finish_reason == "stop" for event in events)
+    assert seen[-1]["tokens"] == sum(isinstance(event, Token) for event in events) + stopped
+    assert seen[-1]["steps"] == engine.n_steps >= seen[-1]["decodes"] > 0 and seen[-1]["decode_s"] > 0
+
+
+def test_bytes_of_what_is_resident_are_told_by_form(zoo, make_engine, ids):
+    engine = make_engine()
+    run(engine, [request_of(zoo, kind, ids) for kind in ("lora", "prompt_tuning", "plain")])
+    adapters = {adapter.form: adapter.n_bytes for adapter in engine.adapters.resident()}
+    assert engine.resident_bytes() == adapters and set(adapters) == {"lora_delta", "prefix_kv"}
 
 
 def test_waiting_ends_when_a_request_comes(zoo, make_engine, ids):

@@ -67,6 +67,15 @@ def test_memory_for_prefixes_is_bounded_and_answers_stay_the_same(zoo, make_engi
     assert len(engine.prefixes.store._kept) == 1
 
 
+def test_it_is_counted_how_often_a_task_s_prefix_was_there(zoo, make_engine):
+    engine = make_engine(length=256)
+    for question in ("a", "b", "c"):
+        run(engine, [request_of(zoo, "prompt_tuning", prompt_ids(zoo.backbone.tokenizer, [
+            {"role": "user", "content": question}]))])  # fmt: skip
+    shared = engine.snapshot().shared_prefixes
+    assert (shared["computed"], shared["found"]) == (1, 2)
+
+
 def test_a_head_reads_its_whole_prompt(zoo, make_engine):
     """Its features are pooled over all tokens; a copied beginning would leave some out."""
     engine = make_engine(length=256)
