@@ -75,11 +75,11 @@ def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
 
 @register(Tags.security)
 def check_secret_file(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    path = Path(settings.VAR_DIR) / "secret_key"
-    if not path.is_file() or not path.stat().st_mode & 0o077:
-        return []
+    paths = [Path(settings.VAR_DIR) / name for name in ("secret_key", "metrics_token")]
     return [
-        Error(f"{path} can be read by other users.", hint=f"Run: chmod 600 {path}", id="coldframe.E006"),
+        Error(f"{path} can be read by other users.", hint=f"Run: chmod 600 {path}", id="coldframe.E006")
+        for path in paths
+        if path.is_file() and path.stat().st_mode & 0o077
     ]
 
 

@@ -58,6 +58,8 @@ class Config(BaseSettings):
     """How far the processes of runs stand back behind chat on the CPU (as in nice)."""
     run_memory_mb: int = Field(default=0, ge=0)
     """Memory a run's process may hold; 0 means nine tenths of the machine's."""
+    metrics_token: str = Field(default="", pattern=r"^(\S{16,})?$")
+    """What Prometheus sends to read /metrics, 16 characters or more; made once into <var>/metrics_token when empty."""
     hf_token: str = ""
     """A Hugging Face token that may write; with it, members can upload adapters to the Hub. Only uploads see it."""
     max_upload_mb: int = Field(default=200, ge=1)
@@ -66,10 +68,18 @@ class Config(BaseSettings):
 
 
 def secret_key_of(config: Config) -> str:
-    """The configured key, else the one kept in <var>/secret_key (made on first use, readable by the owner only)."""
-    if config.secret_key:
-        return config.secret_key
-    path = config.coldframe_var / "secret_key"
+    """The configured key, else the one kept in <var>/secret_key."""
+    return config.secret_key or _kept(config, "secret_key")
+
+
+def metrics_token_of(config: Config) -> str:
+    """The configured token, else the one kept in <var>/metrics_token."""
+    return config.metrics_token or _kept(config, "metrics_token")
+
+
+def _kept(config: Config, name: str) -> str:
+    """A secret in a file of its own: made on first use, readable by the owner only."""
+    path = config.coldframe_var / name
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -7,16 +7,19 @@ asking, compares roles, and sets `request.principal`, `request.team` and `reques
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.utils import timezone
 
 from webapp.models import ROLE_RANK, ApiToken, Membership, Role, Team
 
-Level = Literal["public", "signed_in", "viewer", "member", "admin"]
+Level = Literal["public", "signed_in", "viewer", "member", "admin", "operator"]
+"""`operator` is above all roles: who runs the installation, by METRICS_TOKEN; no member of a team is one."""
 READS = ("GET", "HEAD", "OPTIONS")
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -46,7 +49,7 @@ class Principal:
     token: ApiToken | None = None
 
     def may(self, level: str) -> bool:
-        return ROLE_RANK[Role(self.role)] >= ROLE_RANK[Role(level)]
+        return level != "operator" and ROLE_RANK[Role(self.role)] >= ROLE_RANK[Role(level)]
 
 
 def policy(
@@ -96,6 +99,14 @@ def principal_of_session(request: HttpRequest) -> Principal | None:
     if membership is None:
         return None
     return Principal(user, membership.team, membership.role, membership)
+
+
+def is_operator(request: HttpRequest) -> bool:
+    """Whether the bearer token is METRICS_TOKEN."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not settings.METRICS_TOKEN:
+        return False
+    return hmac.compare_digest(digest_of(token.strip()), digest_of(settings.METRICS_TOKEN))
 
 
 def principal_of(request: HttpRequest, *, takes_token: bool) -> Principal | None:

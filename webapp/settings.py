@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dj_database_url
 
-from webapp.config import BASE_DIR, Config, embedded_urls, secret_key_of
+from webapp.config import BASE_DIR, Config, embedded_urls, metrics_token_of, secret_key_of
 
 config = Config()
 VAR_DIR = config.coldframe_var.resolve()
@@ -28,7 +28,7 @@ EMBEDDING_MODEL = config.embedding_model
 ENGINE_SLOTS, ENGINE_LENGTH, ENGINE_THREADS = config.engine_slots, config.engine_length, config.engine_threads
 ENGINE_OWN_BYTES, ENGINE_PACKED = config.engine_own_mb * 1024 * 1024, config.engine_packed
 RUN_LEASE_S, RUN_NICE, RUN_MEMORY_BYTES = config.run_lease_s, config.run_nice, config.run_memory_mb * 1024 * 1024
-HF_TOKEN = config.hf_token
+METRICS_TOKEN, HF_TOKEN = metrics_token_of(config), config.hf_token
 MAX_UPLOAD_BYTES = config.max_upload_mb * 1024 * 1024
 DEMO = config.demo
 

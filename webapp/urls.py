@@ -40,6 +40,7 @@ urlpatterns = [
     path("search", home.search, name="search"),
     path("home/steps/hide", home.hide_steps, name="hide_steps"),
     path("healthz", health.healthz, name="healthz"),
+    path("metrics", health.metrics, name="metrics"),
     path("accounts/login/", policy("public")(account.login), name="account_login"),
     path("accounts/logout/", policy("public")(account.logout), name="account_logout"),
     path("accounts/signup/", policy("public")(account.signup), name="account_signup"),

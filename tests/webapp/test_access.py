@@ -19,7 +19,7 @@ from webapp.models import Role
 from webapp.policy import Policy
 from webapp.services.teams import token_create
 
-LEVELS = ("public", "signed_in", "viewer", "member", "admin")
+LEVELS = ("public", "signed_in", "viewer", "member", "admin", "operator")
 
 
 def _routes(patterns: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from webapp import checks
 
 
@@ -30,9 +32,10 @@ def test_a_model_that_is_not_there_is_noticed(settings: Any, tmp_path: Path) -> 
     assert ids(checks.check_models(None)) == ["coldframe.W005", "coldframe.W005"]
 
 
-def test_a_secret_key_that_others_can_read_is_noticed(settings: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["secret_key", "metrics_token"])
+def test_a_secret_that_others_can_read_is_noticed(name: str, settings: Any, tmp_path: Path) -> None:
     settings.VAR_DIR = tmp_path
-    path = tmp_path / "secret_key"
+    path = tmp_path / name
     path.write_text("secret")
     path.chmod(0o644)
     assert ids(checks.check_secret_file(None)) == ["coldframe.E006"]
