@@ -105,7 +105,7 @@ class EngineProcess:
             **fields, "slots": shot.slots, "length": shot.length, "rows": shot.rows, "step": shot.step,
             "step_ms": engine.meter.step_ms, "tokens_per_s": engine.meter.tokens_per_s, "queue": shot.queue,
             "resident": [{"label": self._labels.get(r["artifact"], ""), **r} for r in engine.resident()],
-            "resident_bytes": engine.resident_bytes(), "fingerprint": engine.backbone.fingerprint,
+            "resident_by_form": engine.resident_by_form(), "fingerprint": engine.backbone.fingerprint,
             "shared_prefixes": shot.shared_prefixes, "totals": shot.totals, "ended": self._ended,
         }  # fmt: skip
 

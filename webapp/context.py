@@ -25,7 +25,7 @@ NAV = (
     ("models:index", "Models", "models", True),
     ("teams:index", "Team", "team", False),
 )
-UNDER = {"evaluations": "studies"}
+UNDER = {"evaluations": "studies", "engines": "models"}
 """Nouns without a place of their own in the navigation, and where they are found."""
 COUNTED = {"adapters": Adapter, "prompts": Prompt, "datasets": Dataset, "collections": Collection}
 

@@ -12,6 +12,7 @@ from webapp.views import (
     chat,
     collections,
     datasets,
+    engines,
     evaluations,
     health,
     home,
@@ -29,7 +30,8 @@ handler500 = "webapp.views.errors.server_error"
 
 NOUNS = {
     "adapters": adapters, "chat": chat, "collections": collections, "datasets": datasets,
-    "evaluations": evaluations, "models": models, "prompts": prompts, "runs": runs, "studies": studies,
+    "engines": engines, "evaluations": evaluations, "models": models, "prompts": prompts, "runs": runs,
+    "studies": studies,
 }  # fmt: skip
 
 urlpatterns = [

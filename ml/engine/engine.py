@@ -30,7 +30,7 @@ from ml.engine.own import OwnModels
 from ml.engine.prefixes import Prefixes, PrefixStore
 from ml.engine.runner import Runner
 from ml.engine.scheduler import Scheduler
-from ml.engine.snapshot import Meter, Snapshot, resident_bytes, resident_of, take_snapshot
+from ml.engine.snapshot import Meter, Snapshot, resident_by_form, resident_of, take_snapshot
 from ml.engine.stores import AdapterStore
 from ml.engine.text import TextStream
 from ml.engine.types import Done, Event, Failed, Request, Row
@@ -137,9 +137,9 @@ class Engine:
         """Adapters in memory that were used last: artifact, form, bytes."""
         return resident_of(self)
 
-    def resident_bytes(self) -> dict[str, int]:
-        """Of all of them, by form."""
-        return resident_bytes(self)
+    def resident_by_form(self) -> dict[str, dict[str, int]]:
+        """n and bytes of all of them."""
+        return resident_by_form(self)
 
     @property
     def is_idle(self) -> bool:

@@ -61,9 +61,9 @@ class Snapshot:
     queue: int
     """Rows that wait for a slot, for their adapter or for a model of their own."""
     rows: list[dict[str, Any]]
-    """Rows in slots: id, label, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens, seconds (since
-    it got its slot). Those of form own_backbone are in a batch of their own, whose slots are counted behind those of
-    the batches before it."""
+    """Rows in slots: id, label, artifact, team_id, form, position, prefix_tokens, capacity, state, slot, n_tokens,
+    seconds (since it got its slot). Those of form own_backbone are in a batch of their own, whose slots are counted
+    behind those of the batches before it."""
     shared_prefixes: dict[str, int]
     """Since the start: rows that were looked at, hits among them, tokens that these did not read; tasks' prefixes that
     were found and that were computed; bytes kept now."""
@@ -82,13 +82,14 @@ def resident_of(engine: Engine) -> list[dict[str, Any]]:
     return [*shared, *own]
 
 
-def resident_bytes(engine: Engine) -> dict[str, int]:
-    """Bytes of all adapters in memory by form, models of their own among them; computed prefixes are not. Any
-    thread."""
-    found: dict[str, int] = {}
-    shared = [(a.form, a.n_bytes) for a in engine.adapters.resident(limit=0)]
+def resident_by_form(engine: Engine) -> dict[str, dict[str, int]]:
+    """n and bytes of all adapters in memory, models of their own among them, computed prefixes not. Any thread."""
+    found: dict[str, dict[str, int]] = {}
+    shared = [(a.form, a.n_bytes) for a in engine.adapters.resident(limit=0) if a.folder is None]
     for form, n_bytes in (*shared, *((own["form"], own["bytes"]) for own in engine.own.resident())):
-        found[form] = found.get(form, 0) + n_bytes
+        sums = found.setdefault(form, {"n": 0, "bytes": 0})
+        sums["n"] += 1
+        sums["bytes"] += n_bytes
     return found
 
 
@@ -96,6 +97,7 @@ def _row(row: Row, n_before: int) -> dict[str, Any]:
     return {
         "id": row.request.id,
         "label": row.request.label,
+        "artifact": row.request.artifact or "",
         "team_id": row.request.team_id,
         "form": row.form,
         "position": row.position,

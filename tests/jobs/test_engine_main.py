@@ -213,7 +213,7 @@ def test_the_heartbeat_counts_what_was_done_since_the_start(serving: Engines):
     assert answer_of(request)[-1]["event"] == "done"
     after = wait_for(lambda: (beat := heart())["ended"]["done"] > before["ended"]["done"] and beat, serving)
     assert after["totals"]["tokens"] - before["totals"]["tokens"] >= 8
-    assert after["started_at"] < after["at"] and after["resident_bytes"] == {}
+    assert after["started_at"] < after["at"] and after["resident_by_form"] == {}
     assert int(stream_redis.client().hget(stream.ENDED, "done")) == n_before + 1
 
 

@@ -51,7 +51,7 @@ def beat(name: str = "host-7-abc", **changes: Any) -> None:
         "id": name, "base": "tiny", "state": "ready", "slots": 8, "queue": 2, "step": 90, "step_ms": 12.5,
         "started_at": 1000.5, "rows": [{"label": "secret@9", "team_id": 3}] * 3,
         "resident": [{"artifact": "d" * 64, "label": "secret@9", "bytes": 7}],
-        "resident_bytes": {"lora_delta": 900, "own_backbone": 50},
+        "resident_by_form": {"lora_delta": {"n": 3, "bytes": 900}, "own_backbone": {"n": 1, "bytes": 50}},
         "shared_prefixes": {"rows": 40, "hits": 31, "tokens": 9021, "found": 5, "computed": 2, "bytes": 77},
         "totals": {"steps": 90, "tokens": 1200, "decodes": 80, "decode_s": 1.5},
         "ended": {"done": 11, "cancelled": 1, "failed": 2},
@@ -164,6 +164,7 @@ def test_an_engine_s_figures_are_those_of_its_heartbeat(redis_url: str) -> None:
         "prefix_saved_tokens_total": 9021,
     }  # fmt: skip
     assert found[f'coldframe_engine_resident_bytes{{{of},form="own_backbone"}}'] == 50
+    assert found[f'coldframe_engine_resident_adapters{{{of},form="lora_delta"}}'] == 3
     assert found[f'coldframe_engine_prefix_hits_total{{{of},kind="prompt"}}'] == 31
     assert found[f'coldframe_engine_prefix_misses_total{{{of},kind="prompt"}}'] == 9
     assert found[f'coldframe_engine_prefix_misses_total{{{of},kind="task"}}'] == 2

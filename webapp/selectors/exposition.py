@@ -8,7 +8,6 @@ Keeps nothing itself.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from jobs import stream
 from ml.errors import ColdframeError
 from webapp.models import Run
+from webapp.selectors.engines import queue
 from webapp.selectors.health import health
 
 logger = logging.getLogger(__name__)
@@ -87,15 +87,6 @@ def _each(beats: Beats, key: str, *path: str) -> list[tuple[list[str], Any]]:
     return found
 
 
-def _by(beats: Beats, key: str, names: Iterable[str] | None = None) -> list[tuple[list[str], Any]]:
-    """Figures that a beat has by name, the name as one more label; those in `names` also where they are missing."""
-    return [
-        ([*beat["labels"], name], (beat.get(key) or {}).get(name, 0))
-        for beat in beats
-        for name in (names if names is not None else sorted(beat.get(key) or {}))
-    ]
-
-
 def _state_of(beats: Beats) -> Iterator[Metric]:
     states = [(beat["labels"], beat.get("state", "ready")) for beat in beats]
     yield _gauge("engine_up", "1 when the engine takes requests.", OF_ENGINE, [(of, s == "ready") for of, s in states])
@@ -121,13 +112,17 @@ def _work_of(beats: Beats) -> Iterator[Metric]:
     ):
         yield _counter(f"engine_{name}", text, OF_ENGINE, _each(beats, "totals", key))
     yield _counter("engine_requests", "Requests that the engine ended.", (*OF_ENGINE, "outcome"),
-                   _by(beats, "ended", OUTCOMES))  # fmt: skip
+                   [([*beat["labels"], name], (beat.get("ended") or {}).get(name, 0)) for beat in beats
+                    for name in OUTCOMES])  # fmt: skip
 
 
 def _memory_of(beats: Beats) -> Iterator[Metric]:
     kept = "shared_prefixes"
-    yield _gauge("engine_resident_bytes", "Adapters in memory, models of their own included.", (*OF_ENGINE, "form"),
-                 _by(beats, "resident_bytes"))  # fmt: skip
+    forms = [([*beat["labels"], form], sums) for beat in beats
+             for form, sums in sorted((beat.get("resident_by_form") or {}).items())]  # fmt: skip
+    for key, name, text in (("n", "adapters", "Adapters in memory, models of their own included."),
+                            ("bytes", "bytes", "What these take beside the model.")):  # fmt: skip
+        yield _gauge(f"engine_resident_{name}", text, (*OF_ENGINE, "form"), [(of, sums[key]) for of, sums in forms])
     yield _gauge("engine_prefix_bytes", "Keys and values kept of tasks' prefixes and of prompts' beginnings.",
                  OF_ENGINE, _each(beats, kept, "bytes"))  # fmt: skip
     looked = [(beat["labels"], beat[kept]) for beat in beats if beat.get(kept)]
@@ -142,19 +137,14 @@ def _memory_of(beats: Beats) -> Iterator[Metric]:
 
 
 def _queue() -> Iterator[Metric]:
-    with stream.redis_errors("look into the queue"):
-        client = stream.client()
-        n_requests = client.xlen(stream.REQUESTS)
-        groups = client.xinfo_groups(stream.REQUESTS) if n_requests else []
-        group = next((found for found in groups if found["name"] == stream.GROUP), {})
-        last = group.get("last-delivered-id", "0-0")
-        oldest = client.xrange(stream.REQUESTS, min=f"({last}", count=1)
-        ended = client.hgetall(stream.ENDED)
-    n_taken = group.get("pending", 0)
-    age_s = max(0.0, time.time() - int(oldest[0][0].partition("-")[0]) / 1000) if oldest else 0.0
+    with stream.redis_errors("look up how requests ended"):
+        ended = stream.client().hgetall(stream.ENDED)
+    found = queue()
     yield _gauge("queue_requests", "Requests that are not answered yet, in the queue or with an engine.", ["place"],
-                 [(["waiting"], max(0, n_requests - n_taken)), (["taken"], n_taken)])  # fmt: skip
-    yield _gauge("queue_oldest_seconds", "For how long the oldest request waits for an engine.", (), [((), age_s)])
+                 [(["waiting"], found["n_waiting"]), (["taken"], found["n_taken"])])  # fmt: skip
+    yield _gauge(
+        "queue_oldest_seconds", "For how long the oldest request waits for an engine.", (), [((), found["oldest_s"])]
+    )
     yield _counter("answers", "Requests answered by all engines, by how they ended; since Redis was begun.",
                    ["outcome"], [([name], ended.get(name, 0)) for name in OUTCOMES])  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,6 @@ from django.conf import settings
 from django.db.models import Model, QuerySet
 from django.urls import reverse
 
-from jobs import stream
-from ml.errors import ColdframeError
 from webapp.models import (
     Adapter,
     AdapterVersion,
@@ -27,9 +24,9 @@ from webapp.models import (
     Study,
     Team,
 )  # fmt: skip
+from webapp.selectors.engines import engines
 from webapp.selectors.metrics import measure
 
-logger = logging.getLogger(__name__)
 BED_X = (12, 27, 42, 57, 72, 87, 102, 117, 132, 147, 162)
 
 
@@ -45,15 +42,6 @@ class Step:
     """The object that shows it is done, or None."""
     done_url: str = ""
     is_now: bool = False
-
-
-def engines() -> list[dict[str, Any]]:
-    """Heartbeats of the living engines; none when Redis does not answer."""
-    try:
-        return stream.engines()
-    except ColdframeError as error:
-        logger.warning("engines cannot be listed: %s", error)
-        return []
 
 
 def bed() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from django.views.decorators.http import require_GET
 
 from webapp.policy import policy
 from webapp.selectors import models as selectors
+from webapp.selectors.engines import engine_panes, engines
 from webapp.services.models import models_sync
 
 
@@ -16,11 +17,11 @@ from webapp.services.models import models_sync
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     models_sync()
-    beats = selectors.engines()
+    beats = engines()
     context = {
         "rows": selectors.base_models(team=request.team, beats=beats),
         "embedders": selectors.embedding_models(team=request.team),
-        "panes": selectors.engine_panes(team=request.team, beats=beats),
+        "panes": engine_panes(team=request.team, beats=beats),
         "setup": selectors.setup(),
     }
     return render(request, "models/index.html", context)
@@ -29,8 +30,8 @@ def index(request: HttpRequest) -> HttpResponse:
 @policy("viewer")
 @require_GET
 def engine(request: HttpRequest) -> HttpResponse:
-    """The engines now; asked for every two seconds."""
-    panes = selectors.engine_panes(team=request.team, beats=selectors.engines())
+    """The engines in a line each; asked for every two seconds."""
+    panes = engine_panes(team=request.team, beats=engines())
     return render(request, "models/_engines.html", {"panes": panes})
 
 

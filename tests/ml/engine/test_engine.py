@@ -157,11 +157,14 @@ def test_totals_only_grow_and_count_every_token(zoo, make_engine, ids):
     assert seen[-1]["steps"] == engine.n_steps >= seen[-1]["decodes"] > 0 and seen[-1]["decode_s"] > 0
 
 
-def test_bytes_of_what_is_resident_are_told_by_form(zoo, make_engine, ids):
+def test_what_is_resident_is_summed_by_form(zoo, make_engine, ids):
+    """All of it, however many the heartbeat names; a model of its own counts once."""
     engine = make_engine()
-    run(engine, [request_of(zoo, kind, ids) for kind in ("lora", "prompt_tuning", "plain")])
-    adapters = {adapter.form: adapter.n_bytes for adapter in engine.adapters.resident()}
-    assert engine.resident_bytes() == adapters and set(adapters) == {"lora_delta", "prefix_kv"}
+    run(engine, [request_of(zoo, kind, ids) for kind in ("lora", "lora_other", "prompt_tuning", "full", "plain")])
+    loras = [adapter.n_bytes for adapter in engine.adapters.resident() if adapter.form == "lora_delta"]
+    found = engine.resident_by_form()
+    assert {form: sums["n"] for form, sums in found.items()} == {"lora_delta": 2, "prefix_kv": 1, "own_backbone": 1}
+    assert found["lora_delta"]["bytes"] == sum(loras) and found["own_backbone"]["bytes"] > 0
 
 
 def test_waiting_ends_when_a_request_comes(zoo, make_engine, ids):
