@@ -1,15 +1,15 @@
 """Stops requests beyond what one web process can carry at once, open streams included.
 
 Guarantee: those under way go on undisturbed; one too many is told so at once, with the time after which to try again.
-Whoever asks about health is always answered: a full house is not a broken one. Connections that ask for nothing are not
-counted; they cost a file each, of which `make up` allows as many as the system does.
+Whoever asks about health or figures is always answered: a full house is not a broken one. Connections that ask for
+nothing are not counted; they cost a file each, of which `make up` allows as many as the system does.
 """
 
 from __future__ import annotations
 
 from webapp.body_limit import App, Message, Receive, Send, refuse
 
-ALWAYS = ("/healthz",)
+ALWAYS = ("/healthz", "/metrics")
 RETRY_AFTER_S = 5
 
 

@@ -148,7 +148,20 @@ async def test_rows_of_other_teams_are_counted_never_named(open_turn, member, te
     assert [(r["label"], r["mine"]) for r in batch["rows"]] == [
         ("plain model", open_turn[0].pk), ("another team", None), ("triage@1", None)
     ]  # fmt: skip
-    assert "secret" not in json.dumps(batch)
+    assert "secret" not in json.dumps(batch) and "99" not in json.dumps(batch["rows"])
+
+
+async def test_the_batch_tells_what_the_engine_does_meanwhile(open_turn, member, monkeypatch):
+    monkeypatch.setattr("webapp.views.chat_stream.BATCH_S", 0.01)
+    engine = Responder()
+    request, _ = await sync_to_async(engine.take)()
+    figures = {"tokens_per_s": 83.2, "queue": 2, "resident_by_form": {"prefix_kv": {"n": 3, "bytes": 900}},
+               "shared_prefixes": {"rows": 4, "hits": 3, "bytes": 100}}  # fmt: skip
+    await sync_to_async(engine.beat)([{"id": request.id, "team_id": 0}], **figures)
+    *_, (_, _, batch) = [event async for event in events_of(await join(member, open_turn[0]), until="batch")]
+    told = {name: batch[name] for name in ("slots", "step_ms", "tokens_per_s", "queue")}
+    assert told == {"slots": 8, "step_ms": 33.0, "tokens_per_s": 83.2, "queue": 2}
+    assert (batch["n_resident"], batch["resident_bytes"], batch["prefix_share"]) == (3, 1000, 75.0)
 
 
 async def test_closing_the_stream_stops_no_answer(open_turn, member):

@@ -20,7 +20,7 @@ class House:
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/broken":
             raise RuntimeError("broken")
-        if scope["path"] != "/healthz":
+        if scope["path"] not in ("/healthz", "/metrics"):
             await self.gate.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
@@ -61,7 +61,7 @@ async def test_a_full_house_is_healthy():
     house = House(1)
     inside = asyncio.create_task(house.ask())
     await asyncio.sleep(0)
-    assert (await house.ask("/healthz"))[0]["status"] == 200
+    assert (await house.ask("/healthz"))[0]["status"] == (await house.ask("/metrics"))[0]["status"] == 200
     house.gate.set()
     await inside
 

@@ -139,14 +139,32 @@ def _resident(beat: Beat, own: dict[str, AdapterVersion]) -> dict[str, Any]:
         ours.append({**task, "label": str(version), "url": _url(version), "glyph": FORM_GLYPHS.get(form, "t-zero")})
     most = max((task.get("bytes") or 0 for task in ours), default=0) or 1
     ours = [{**task, "share": 100 * (task.get("bytes") or 0) / most} for task in ours]
-    sums = beat.get("resident_by_form") or {}
-    listed, prefix_bytes = [*ours, *foreign], (beat.get("shared_prefixes") or {}).get("bytes", 0)
-    n_resident = max(sum(form["n"] for form in sums.values()), len(listed))
+    memory = memory_of(beat)
     return {
-        "resident": sorted(ours, key=lambda task: -(task.get("bytes") or 0)),
-        "n_resident": n_resident, "n_unlisted": n_resident - len(listed),
+        **memory, "resident": sorted(ours, key=lambda task: -(task.get("bytes") or 0)),
+        "n_unlisted": memory["n_resident"] - len(ours) - len(foreign),
         "n_foreign": len(foreign), "foreign_bytes": sum(task.get("bytes") or 0 for task in foreign),
-        "resident_bytes": sum(form["bytes"] for form in sums.values()) + prefix_bytes,
+    }  # fmt: skip
+
+
+def memory_of(beat: Beat) -> dict[str, int]:
+    """How many tasks an engine keeps, of all teams, and what they and the prefixes take beside the model."""
+    sums, listed = (beat.get("resident_by_form") or {}).values(), beat.get("resident") or []
+    prefix_bytes = (beat.get("shared_prefixes") or {}).get("bytes", 0)
+    return {
+        "n_resident": max(sum(form["n"] for form in sums), len(listed)),
+        "resident_bytes": prefix_bytes
+        + (sum(form["bytes"] for form in sums) or sum(task.get("bytes") or 0 for task in listed)),
+    }
+
+
+def in_short(beat: Beat) -> dict[str, Any]:
+    """An engine's figures for the batch panel of a chat."""
+    prefixes = _prefixes(beat)
+    return {
+        "engine": beat.get("id"), "step": beat.get("step"), "step_ms": beat.get("step_ms"), "slots": beat.get("slots"),
+        "tokens_per_s": beat.get("tokens_per_s"), "queue": beat.get("queue"), **memory_of(beat),
+        "prefix_share": prefixes["share"] if prefixes else None,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from webapp.models import Message
 from webapp.policy import policy
 from webapp.selectors import chat as selectors
 from webapp.selectors.chat_page import source_of_event
+from webapp.selectors.engines import in_short
 from webapp.services.answers import OVERDUE, answer_failed
 
 logger = logging.getLogger(__name__)
@@ -160,13 +161,9 @@ async def _watch_batch(waiting: list[Message], queue: asyncio.Queue[Item]) -> No
 
 def _batch_of(engine: dict[str, Any], ours: dict[str, int], team_id: int) -> dict[str, Any]:
     def lane(row: dict[str, Any]) -> dict[str, Any]:
-        figures = {key: row.get(key) for key in ("position", "capacity", "prefix_tokens", "state")}
         if row.get("team_id") != team_id:
-            return {**figures, "label": "another team", "mine": None}
+            return {"label": "another team", "mine": None}
         request_id = str(row.get("id")).partition(":")[0]  # a text of several that vote: id:n
-        return {**figures, "label": row.get("label") or "plain model", "mine": ours.get(request_id)}
+        return {"label": row.get("label") or "plain model", "mine": ours.get(request_id)}
 
-    return {
-        "engine": engine.get("id"), "step": engine.get("step"), "step_ms": engine.get("step_ms"),
-        "slots": engine.get("slots"), "rows": [lane(row) for row in engine.get("rows", [])],
-    }  # fmt: skip
+    return {**in_short(engine), "rows": [lane(row) for row in engine.get("rows", [])]}

@@ -3,6 +3,7 @@ const panel = document.getElementById("batch");
 const lanes = panel.querySelector("[data-lanes]");
 const line = panel.querySelector("[data-batch-line]");
 const note = panel.querySelector("[data-batch-note]");
+const engine = panel.querySelector("[data-batch-engine]");
 const live = new WeakMap();
 const number = (n) => n.toLocaleString("en-GB");
 let shownTurn = null;
@@ -83,6 +84,22 @@ function drawOthers(state, place) {
   return [...names].flatMap(([name, n]) => lane(n > 1 ? `${name} (${n})` : name, range ? place(range, "f-line") : [], `${n} row${n > 1 ? "s" : ""}`, true));
 }
 
+function sizeOf(bytes) {
+  const unit = ["B", "kB", "MB", "GB"].findIndex((_, i) => bytes < 1000 ** (i + 1) || i === 3);
+  const value = bytes / 1000 ** unit;
+  return `${value.toFixed(unit < 2 || value >= 100 ? 0 : 1)} ${["B", "kB", "MB", "GB"][unit]}`;
+}
+
+/** The whole engine while these rows ran: amounts only, since other teams' rows are among them. */
+function figuresOf(batch) {
+  if (!batch) return "";
+  const said = [`${batch.rows.length} of ${batch.slots} rows`];
+  if (batch.tokens_per_s) said.push(`${number(Math.round(batch.tokens_per_s))} tok/s`);
+  said.push(`${number(batch.queue ?? 0)} waiting`, `${number(batch.n_resident)} task${batch.n_resident === 1 ? "" : "s"} in memory, ${sizeOf(batch.resident_bytes)}`);
+  if (Number.isFinite(batch.prefix_share)) said.push(`prefix hit rate ${batch.prefix_share.toFixed(0)} %`);
+  return `: ${said.join(" · ")}`;
+}
+
 function draw() {
   const ran = answers.filter((a) => a.tokens && Number.isFinite(a.first_step) && Number.isFinite(a.last_step));
   panel.hidden = !ran.length;
@@ -106,6 +123,7 @@ function draw() {
     const tokens = `${number(a.tokens ?? 0)} token${a.tokens === 1 ? "" : "s"}${a.open ? "" : ", finished"}`;
     return lane(a.label, isHere ? place(a, "f-grown") : [], isHere ? tokens : `${tokens}, ${a.model ? "on a model of its own" : "on another engine"}`);
   }), ...drawOthers(state, place));
+  engine.textContent = figuresOf(state.batch);
   const others = ran.length - together.length;
   note.textContent = `Steps ${number(from)}–${number(from + span - 1)} of the engine from left to right; where lanes overlap, one pass made a token for each.${others ? ` ${others} ran elsewhere.` : ""}`;
 }
