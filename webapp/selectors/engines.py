@@ -176,9 +176,10 @@ def _slots(rows: list[dict[str, Any]], n_slots: int) -> list[dict[str, Any]]:
     """Places of the slots on a bar of 100 per cent."""
     live = {row.get("slot", place): row.get("state") for place, row in enumerate(rows)}
     width = 100 / n_slots if n_slots else 100
+    gap = min(0.16 * width, 0.5)
     kinds = {"prefill": "f-frostfill"}
     return [
-        {"x": f"{i * width + 0.08 * width:.2f}", "width": f"{0.84 * width:.2f}",
+        {"x": f"{i * width + gap / 2:.2f}", "width": f"{width - gap:.2f}",
          "kind": kinds.get(live[i] or "", "f-grown") if i in live else "free"}
         for i in range(min(n_slots, 256))
     ]  # fmt: skip
@@ -244,7 +245,7 @@ def _course(label: str, values: list[float], kind: str) -> dict[str, Any]:
     each = stream.N_SAMPLES // N_BARS
     groups = [values[max(0, end - each) : end] for end in range(len(values), 0, -each)]
     means = [fmean(group) for group in groups]
-    most, width = max(means, default=0), 100 / N_BARS
+    most, width = max(values, default=0), 100 / N_BARS
     bars = [
         {"x": f"{100 - width * (place + 0.92):.2f}", "width": f"{width * 0.84:.2f}",
          "y": f"{100 - 100 * mean / most:.1f}", "height": f"{100 * mean / most:.1f}"}
