@@ -4,11 +4,12 @@ transformers gives attention functions a name; the one here is its own `sdpa`, c
 rows of about the same width. Among 15 rows of 60 tokens and one of 1,500 a step so reads a tenth of the keys and
 values (SmolLM2-135M, one thread: 16 ms instead of 112). Guarantee: what is left out is what the mask forbids. Does
 nothing for prompts, for other devices (more launches cost more there), and for models that do not use sdpa.
+A step of fixed shape brings its own way of reading (ml.engine.readers), which takes the place of all this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -25,6 +26,7 @@ SPARED = 128
 Run = tuple[int, int, int]
 """First row, the row after the last, columns."""
 _runs: ContextVar[Sequence[Run]] = ContextVar("runs", default=())
+_reader: ContextVar[Callable[..., Tensor] | None] = ContextVar("reader", default=None)
 
 
 def runs_of(widths: Sequence[int]) -> list[Run]:
@@ -50,6 +52,16 @@ def reading(runs: Sequence[Run]) -> Iterator[None]:
         _runs.reset(token)
 
 
+@contextmanager
+def reading_by(reader: Callable[..., Tensor]) -> Iterator[None]:
+    """The forward inside leaves its attention to `reader`, which is given what `_attend` is given."""
+    token = _reader.set(reader)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
 def use_runs(model: Any) -> None:
     """Lets a model's attention read in runs; no other call of it changes."""
     AttentionInterface.register(NAME, _attend)
@@ -62,7 +74,9 @@ def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
     """query [R, H, Q, D], key and value [R, Hkv, W, D], mask [R, 1, Q, W] → [R, Q, H, D]."""
-    runs = _runs.get()
+    reader, runs = _reader.get(), _runs.get()
+    if reader is not None:
+        return reader(module, query, key, value, mask, **settings), None
     if len(runs) < 2 or mask is None:
         return sdpa_attention_forward(module, query, key, value, mask, **settings)
     parts = [

@@ -93,7 +93,8 @@ class SlotCache:
         self.layers = [SlotLayer(shape, dtype, device) for _ in range(n_layers)]
         self.device = device
         self.dtype = dtype
-        self._nowhere = math.prod(shape[:3])
+        self.nowhere = math.prod(shape[:3])
+        """Where padding is written to."""
         self._window = slice(0, 0)
         self._width = 0
         self._into = torch.empty(0, dtype=torch.long)
@@ -116,11 +117,16 @@ class SlotCache:
         self.runs = runs_of(widths) if longest == 1 and self.device.type == "cpu" else []
         self._window = slice(first, first + n_rows)
         heads = torch.arange(first * self.n_kv_heads, (first + n_rows) * self.n_kv_heads).view(n_rows, -1, 1)
-        into = torch.where(is_new[:, None], heads * self.columns + at[:, None], self._nowhere)  # [R, H, Q]
+        into = torch.where(is_new[:, None], heads * self.columns + at[:, None], self.nowhere)  # [R, H, Q]
         self._into = into.flatten().to(self.device)  # rows of [S·H·L + 1, D]
         allowed = torch.arange(self._width) <= at[:, :, None]  # [R, Q, W]
         mask = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
         return at.to(self.device), mask[:, None].to(self.device)
+
+    def begin_step(self, into: Tensor, n_rows: int, width: int) -> None:
+        """Prepares a forward of one token a row over the first slots: their heads go to `into` [R·H], rows of
+        [S·H·L + 1, D], and `width` columns are read. Does nothing on the device, so that a graph can hold it."""
+        self._into, self._window, self._width, self.runs = into, slice(0, n_rows), width, []
 
     def begin_trees(self, first: int, positions: Sequence[int], trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
         """As `begin`, for tokens that stand beside one another behind column `positions[r]`: each sees the columns

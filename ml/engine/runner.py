@@ -7,19 +7,20 @@ and refuses an architecture for which they differ, so that an unknown family can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ml.backbone import Backbone, is_out_of_memory
-from ml.engine.attention import reading, use_runs
+from ml.engine.attention import NAME, reading, use_runs
 from ml.engine.cache import SlotCache, usable_length
 from ml.engine.choices import Tree
 from ml.engine.packed import Packs
 from ml.engine.sites import SiteBank
 from ml.engine.slots import Copy
+from ml.engine.steps import Steps, choose_steps
 from ml.errors import ModelError
 
 HEAD_ROWS = 128
@@ -40,8 +41,17 @@ class Pass:
 
 
 class Runner:
-    def __init__(self, backbone: Backbone, *, n_slots: int, length: int, is_packed: bool = False) -> None:
-        """`is_packed`: linear layers go by packed weights where that loses nothing (ml.engine.packed)."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        n_slots: int,
+        length: int,
+        is_packed: bool = False,
+        is_fixed: bool | None = None,
+    ) -> None:
+        """`is_packed`: linear layers go by packed weights where that loses nothing (ml.engine.packed). `is_fixed`:
+        decode in steps of fixed shape, which a GPU replays from graphs (ml.engine.steps); None: on a GPU only."""
         self.model = backbone.model
         self._name = backbone.name
         config = self.model.config
@@ -54,7 +64,24 @@ class Runner:
         expected = self._plain_logits()
         use_runs(self.model)
         self.packs = Packs(self.model) if is_packed else None
-        self._check(expected)
+        self.steps: Steps | None = None
+        self._check(expected, self._logits_in_parts)
+        if self.model.device.type == "cuda" if is_fixed is None else is_fixed:
+            self.steps = choose_steps(
+                self.model, self.cache, self.sites, self._name,
+                check=lambda steps: self._check(expected, lambda: self._logits_in_steps(steps)),
+            )  # fmt: skip
+
+    @property
+    def reads_by(self) -> str:
+        """What computes a decode step's attention."""
+        name = str(self.model.config._attn_implementation)
+        return self.steps.reader.name if self.steps is not None else "sdpa" if name == NAME else name
+
+    @property
+    def n_graphs(self) -> int | None:
+        """Captured steps; None: none are made."""
+        return len(self.steps.graphs) if self.steps is not None and self.steps.graphs.is_on else None
 
     @torch.inference_mode()
     def forward(
@@ -63,6 +90,8 @@ class Runner:
         """Reads ids[r] into slot first + r from column positions[r] on."""
         n_new = [len(row) for row in ids]
         longest = max(n_new)
+        if self.steps is not None and first == 0 and longest == 1 and wants_logits:
+            return Pass(*self.steps.run([row[0] for row in ids], positions))
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], dtype=torch.long)
         position_ids, mask = self.cache.begin(first, positions, n_new)
         self.sites.use(first, len(ids))
@@ -136,9 +165,9 @@ class Runner:
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()
         return logits
 
-    def _check(self, expected: Tensor) -> None:
+    def _check(self, expected: Tensor, logits: Callable[[], Tensor]) -> None:
         try:
-            got = self._logits_in_parts()
+            got = logits()
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -154,6 +183,15 @@ class Runner:
         self.cache.fill(0, 0.0)
         if logits is None:
             raise ValueError("there are no logits")
+        return logits[0]
+
+    @torch.inference_mode()
+    def _logits_in_steps(self, steps: Steps) -> Tensor:
+        """[V], the last of the tokens read in steps."""
+        self.forward(0, [_PROBE[:4]], [0], wants_logits=False)
+        for at in range(4, len(_PROBE)):
+            _, logits = steps.run([_PROBE[at]], [at])
+        self.cache.fill(0, 0.0)
         return logits[0]
 
     def _refusal(self, reason: str) -> ModelError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -22,13 +22,20 @@ Changes = Mapping[str, Change]
 """What an adapter does to layers, by module name as in model.named_modules()."""
 
 
+class Adds(Protocol):
+    def add(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+
 class Site:
     """What one linear layer does beside its own product, by slot."""
 
     def __init__(self, n_slots: int, n_in: int, n_out: int, like: Tensor) -> None:
+        self.sizes, self.like = (n_in, n_out), like
         self.inputs = Scales(n_slots, n_in, like)
         self.low_rank = LowRank(n_slots, n_in, n_out, like)
         self.outputs = Scales(n_slots, n_out, like)
+        self.adding: Adds = self.low_rank
+        """What adds to the layer's product: its own matrices, or a step's (ml.engine.stacks)."""
 
     def set(self, slot: int, change: Change | None) -> None:
         self.low_rank.set(slot, change if isinstance(change, Delta) else None)
@@ -36,11 +43,13 @@ class Site:
             scales.set(slot, change.factors if isinstance(change, Scale) and change.side == side else None)
 
     def use(self, first: int, n_rows: int, plan_of: Callable[[tuple[int, ...]], Plan | None]) -> None:
+        self.adding = self.low_rank
         self.inputs.use(first, n_rows)
         self.low_rank.use(first, n_rows, plan_of)
         self.outputs.use(first, n_rows)
 
     def idle(self) -> None:
+        self.adding = self.low_rank
         for part in (self.inputs, self.low_rank, self.outputs):
             part.idle()
 
@@ -58,7 +67,7 @@ def _with_site(kind: type[nn.Module]) -> type[nn.Module]:
         def forward(self, x: Tensor) -> Tensor:
             site: Site = self.coldframe_site
             x = site.inputs.times(x)
-            return site.outputs.times(site.low_rank.add(x, super().forward(x)))
+            return site.outputs.times(site.adding.add(x, super().forward(x)))
 
     WithSite.__name__ = WithSite.__qualname__ = f"{kind.__name__}WithSite"
     return WithSite
@@ -80,7 +89,10 @@ class SiteBank:
         self._model = model
         self._n_slots = n_slots
         self.by_name: dict[str, Site] = {}
-        self._rows: dict[int, Changes] = {}
+        self.rows: dict[int, Changes] = {}
+        """By slot, of those that have changes."""
+        self.version = 0
+        """Another one after each change of `rows`."""
         self._used: tuple[int, int] | None = (0, 0)
 
     def _site(self, name: str) -> Site:
@@ -96,19 +108,20 @@ class SiteBank:
 
     def set(self, slot: int, changes: Changes | None) -> None:
         """Puts an adapter's changes into a slot; None takes out what is there."""
-        had, wanted = self._rows.pop(slot, {}), changes or {}
+        had, wanted = self.rows.pop(slot, {}), changes or {}
         for name in had:
             if name not in wanted:
                 self.by_name[name].set(slot, None)
         for name, change in wanted.items():
             self._site(name).set(slot, change)
         if wanted:
-            self._rows[slot] = wanted
+            self.rows[slot] = wanted
         if had or wanted:
             self._used = None
+            self.version += 1
 
     def copy(self, copy: Copy) -> None:
-        source, target = self._rows.get(copy.source), self._rows.get(copy.target)
+        source, target = self.rows.get(copy.source), self.rows.get(copy.target)
         self.set(copy.target, source)
         if copy.swap:
             self.set(copy.source, target)
@@ -134,4 +147,4 @@ class SiteBank:
             module.__class__ = type(module).__mro__[1]
             del module.coldframe_site
         self.by_name.clear()
-        self._rows.clear()
+        self.rows.clear()

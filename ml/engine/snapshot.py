@@ -69,6 +69,8 @@ class Snapshot:
     were found and that were computed; bytes kept now."""
     totals: dict[str, float]
     """Since the start; they only grow: steps, tokens, decodes, decode_s."""
+    decoding: dict[str, Any]
+    """How the main batch decodes: dtype, what computes attention, captured graphs (None: none are made)."""
 
 
 def resident_of(engine: Engine) -> list[dict[str, Any]]:
@@ -129,5 +131,9 @@ def take_snapshot(engine: Engine) -> Snapshot:
         },
         totals={
             "steps": engine.n_steps, "tokens": meter.n_tokens, "decodes": meter.n_decodes, "decode_s": meter.decode_s,
+        },
+        decoding={
+            "dtype": str(engine.runner.cache.dtype).removeprefix("torch."), "attention": engine.runner.reads_by,
+            "graphs": engine.runner.n_graphs,
         },
     )  # fmt: skip

@@ -141,7 +141,7 @@ def check_books(engine: Engine) -> None:
         )
         assert all(row.n_columns <= row.capacity <= batch.runner.length for row in table.rows)
         changed = {row.slot for row in table.rows if row.adapter is not None and row.adapter.changes}
-        assert set(batch.runner.sites._rows) == changed
+        assert set(batch.runner.sites.rows) == changed
         assert {row.request.id for row in table.rows} <= set(engine._rows)
     store = engine.prefixes.store
     assert store.n_bytes == sum(prefix.nbytes for prefix in store._kept.values())
@@ -156,7 +156,7 @@ def check_at_rest(engine: Engine) -> None:
         scheduler, queue = batch.scheduler, batch.scheduler.queue
         assert batch.is_idle and scheduler.table.n_free == scheduler.table.n_slots and not scheduler.table.n_decoding
         assert not (queue._flows or queue._tasks or queue._teams.served)
-        assert not batch.runner.sites._rows
+        assert not batch.runner.sites.rows
         assert not any(site.slots for site in batch.runner.sites.by_name.values())
 
 

@@ -43,6 +43,7 @@ schedules = {
     "prefix_bytes": st.sampled_from([1, 20_000, 1 << 30]),
     "adapter_bytes": st.sampled_from([1, 30_000, 1 << 30]),
     "loads_every": st.integers(0, 5),
+    "is_fixed": st.booleans(),
 }
 
 
