@@ -89,6 +89,12 @@ class UnavailableError(ColdframeError):
     permanent = False
 
 
+class StaysLocalError(UnavailableError):
+    """An engine that has the model elsewhere cannot answer this; one that holds the model itself can."""
+
+    code = "stays_local"
+
+
 class OutOfMemoryError(ColdframeError):
     """Training or serving needs more memory than there is; the hint says what would fit."""
 

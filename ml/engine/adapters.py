@@ -21,17 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ml.artifact import FILES, artifact_id, verify
+from ml.artifact import FILES, Manifest, artifact_id, verify
 from ml.backbone import Backbone
 from ml.engine.cache import heads_of
 from ml.engine.lora import Delta
 from ml.engine.scales import Scale
+from ml.engine.serving import Base
 from ml.engine.sites import Changes, sizes_of
 from ml.errors import ArtifactError
 from ml.heads import HeadModel, load_head
 from ml.specs import why_not_served
 
-_EMBEDDING_KINDS = ("PROMPT_TUNING", "P_TUNING")
+EMBEDDING_KINDS = ("PROMPT_TUNING", "P_TUNING")
 _UNSERVED_LORA = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication",
                   "target_parameters", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config",
                   "kasa_config", "velora_config", "monteclora_config")  # fmt: skip
@@ -73,8 +74,9 @@ class Adapter:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def load_adapter(folder: Path, *, artifact: str, backbone: Backbone) -> Adapter:
-    """The adapter in `folder`, whose manifest must have the sha256 `artifact`. Raises ArtifactError."""
+def check_artifact(folder: Path, *, artifact: str, base: Base) -> Manifest:
+    """The manifest in `folder`, whose sha256 must be `artifact`, made for the very weights of `base`. Raises
+    ArtifactError."""
     if not folder.is_dir():
         raise ArtifactError(f"Adapter {artifact[:12]} is not in the storage.", hint="Train or upload it again.")
     manifest = verify(folder)
@@ -88,13 +90,19 @@ def load_adapter(folder: Path, *, artifact: str, backbone: Backbone) -> Adapter:
             f"Adapter {artifact[:12]} is not served in chat yet: {reason}",
             hint="It can be downloaded and used with its own library; its README.md says how.",
         )
-    base = manifest.base
-    if base["fingerprint"] != backbone.fingerprint:
+    made_for = manifest.base
+    if made_for["fingerprint"] != base.fingerprint:
         raise ArtifactError(
-            f"Adapter {artifact[:12]} was made for {base['name']} ({base['fingerprint'][:12]}); this engine serves "
-            f"{backbone.name} ({backbone.fingerprint[:12]}).",
+            f"Adapter {artifact[:12]} was made for {made_for['name']} ({made_for['fingerprint'][:12]}); this engine "
+            f"serves {base.name} ({base.fingerprint[:12]}).",
             hint="An adapter fits only the very weights that it was trained on. Train it for this base model.",
         )
+    return manifest
+
+
+def load_adapter(folder: Path, artifact: str, *, backbone: Backbone) -> Adapter:
+    """The adapter in `folder`, whose manifest must have the sha256 `artifact`. Raises ArtifactError."""
+    manifest = check_artifact(folder, artifact=artifact, base=backbone)
     if manifest.form == "own_backbone":
         size = (folder / FILES[manifest.storage][1]).stat().st_size
         return Adapter(artifact=artifact, form="own_backbone", folder=folder, file_bytes=size)
@@ -104,9 +112,9 @@ def load_adapter(folder: Path, *, artifact: str, backbone: Backbone) -> Adapter:
 
 
 def _shared(folder: Path, artifact: str, backbone: Backbone) -> Adapter:
-    config, tensors = _read(folder, artifact)
+    config, tensors = read_peft(folder, artifact)
     kind = str(config.get("peft_type"))
-    if kind in _EMBEDDING_KINDS:
+    if kind in EMBEDDING_KINDS:
         return Adapter(artifact=artifact, form="prefix_kv", embeddings=_embeddings(tensors, backbone, artifact))
     if kind == "PREFIX_TUNING":
         return Adapter(artifact=artifact, form="prefix_kv", prefix=_prefix(tensors, backbone, artifact))
@@ -128,7 +136,8 @@ def _misfit(artifact: str, name: str, shape: object, wanted: object) -> Artifact
     return ArtifactError(f"Adapter {artifact[:12]}: {name} has shape {shape}, the base model needs {wanted}.")
 
 
-def _read(folder: Path, artifact: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_peft(folder: Path, artifact: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors as plain peft wrote them. Raises ArtifactError."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter_model.safetensors")
@@ -158,14 +167,15 @@ def _to(tensor: Tensor, backbone: Backbone) -> Tensor:
     return tensor.to(device=backbone.model.device, dtype=backbone.model.dtype).contiguous()
 
 
-def _prompt(tensors: Mapping[str, Tensor], artifact: str) -> Tensor:
+def prompt_of(tensors: Mapping[str, Tensor], artifact: str) -> Tensor:
+    """The trained prompt among what peft wrote. Raises ArtifactError."""
     if "prompt_embeddings" not in tensors:
         raise ArtifactError(f"Adapter {artifact[:12]} has no prompt_embeddings in its weights.")
     return tensors["prompt_embeddings"]
 
 
 def _embeddings(tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) -> Tensor:
-    prompt, width = _prompt(tensors, artifact), backbone.model.get_input_embeddings().embedding_dim
+    prompt, width = prompt_of(tensors, artifact), backbone.model.get_input_embeddings().embedding_dim
     if prompt.dim() != 2 or prompt.shape[1] != width:
         raise _misfit(artifact, "prompt_embeddings", tuple(prompt.shape), f"(tokens, {width})")
     return _to(prompt, backbone)
@@ -173,7 +183,7 @@ def _embeddings(tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str
 
 def _prefix(tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) -> Tensor:
     """PEFT's layout is [p, 2·layers·heads·width]; layer i has its keys at 2i and its values at 2i + 1."""
-    prompt = _prompt(tensors, artifact)
+    prompt = prompt_of(tensors, artifact)
     n_layers, n_heads, width = heads_of(backbone.model.config)
     if prompt.dim() != 2 or prompt.shape[1] != 2 * n_layers * n_heads * width:
         wanted = f"(tokens, {2 * n_layers * n_heads * width})"
@@ -181,12 +191,17 @@ def _prefix(tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) ->
     return _to(prompt.view(-1, n_layers, 2, n_heads, width).permute(1, 2, 3, 0, 4), backbone)
 
 
-def _deltas(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) -> Changes:
+def check_lora(config: Mapping[str, Any], artifact: str) -> None:
+    """Raises ArtifactError for a LoRA that is more than low-rank additions to linear layers."""
     for name in _UNSERVED_LORA:
         if config.get(name):
             raise _unserved(artifact, f"a LoRA with {name}")
     if config.get("bias", "none") != "none":
         raise _unserved(artifact, f"a LoRA with bias={config['bias']}")
+
+
+def _deltas(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone, artifact: str) -> Changes:
+    check_lora(config, artifact)
     names = sorted(key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight"))
     if not names or 2 * len(names) != len(tensors):
         odd = [key for key in tensors if ".lora_A.weight" not in key and ".lora_B.weight" not in key]

@@ -9,21 +9,22 @@ row's slot is free after the step under way. What Redis, retrieval and chat need
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 
 from ml.backbone import Backbone
 from ml.data.chat import stop_ids
+from ml.engine.adapters import load_adapter
 from ml.engine.answers import resume
 from ml.engine.batch import Batch
 from ml.engine.beginnings import MIN_TOKENS
+from ml.engine.desk import Desk, out_of_time
 from ml.engine.grammar import Grammars
 from ml.engine.labels import prepare
 from ml.engine.own import OwnModels
@@ -33,7 +34,7 @@ from ml.engine.scheduler import Scheduler
 from ml.engine.snapshot import Meter, Snapshot, resident_by_form, resident_of, take_snapshot
 from ml.engine.stores import AdapterStore
 from ml.engine.text import TextStream
-from ml.engine.types import Done, Event, Failed, Request, Row
+from ml.engine.types import Event, Request, Row
 from ml.errors import BusyError, ColdframeError, SpecError, UnavailableError
 
 OWN_SLOTS = 4
@@ -42,7 +43,7 @@ OWN_SLOTS = 4
 logger = logging.getLogger(__name__)
 
 
-class Engine:
+class Engine(Desk):
     def __init__(
         self,
         backbone: Backbone,
@@ -64,10 +65,11 @@ class Engine:
         `own_bytes`: of all models of their own. `min_shared_tokens`: the shortest beginning of prompts that is kept.
         `is_packed`: weights are kept once more in the order that the CPU reads fastest (ml.engine.packed). `is_fixed`:
         decode in steps of fixed shape (ml.engine.steps); None: on a GPU only."""
+        super().__init__()
         self.backbone = backbone
         self._limits = {"prefill_tokens": prefill_tokens, "queue_limit": queue_limit}
         self.adapters = AdapterStore(
-            backbone, artifact_folder, budget_bytes=adapter_bytes,
+            partial(load_adapter, backbone=backbone), artifact_folder, budget_bytes=adapter_bytes,
             executor=executor or ThreadPoolExecutor(2, thread_name_prefix="adapters"),
         )  # fmt: skip
         self.prefixes = Prefixes(PrefixStore(backbone, budget_bytes=prefix_bytes), min_tokens=min_shared_tokens)
@@ -83,11 +85,6 @@ class Engine:
         self.n_steps = 0
         self._stepped: Batch | None = None
         self.meter = Meter()
-        self._inbox: SimpleQueue[Row] = SimpleQueue()
-        self._cancels: SimpleQueue[str] = SimpleQueue()
-        self._rows: dict[str, Row] = {}
-        self._wake = threading.Event()
-        self._events: list[Event] = []
         self._snapshot = take_snapshot(self)
 
     def _batch(self, backbone: Backbone, runner: Runner) -> Batch:
@@ -125,13 +122,7 @@ class Engine:
             guide=self.grammars.guide(request.schema) if request.schema else None,
         )  # fmt: skip
         self.scheduler.check_fits(row)
-        self._inbox.put(row)
-        self._wake.set()
-
-    def cancel(self, request_id: str) -> None:
-        """The row ends with Done(finish_reason="cancelled") in the next step; an unknown id does nothing."""
-        self._cancels.put(request_id)
-        self._wake.set()
+        self._receive(row)
 
     def snapshot(self) -> Snapshot:
         return self._snapshot
@@ -143,11 +134,6 @@ class Engine:
     def resident_by_form(self) -> dict[str, dict[str, int]]:
         """n and bytes of all of them."""
         return resident_by_form(self)
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing to do and nothing waiting."""
-        return not self._rows and self._inbox.empty()
 
     def wait(self, timeout_s: float) -> None:
         """Returns when there may be work, at the latest after `timeout_s`."""
@@ -163,9 +149,12 @@ class Engine:
         """Does one step and returns what happened, in order."""
         started = time.monotonic()
         self._events = []
-        self._take_inbox()
-        self._take_cancels()
-        self._expire()
+        for row in self._arrived():
+            self.main.take(row)
+        for row in self._cancelled():
+            (row.batch or self.main).finish(row, "cancelled")
+        for row in self._expired():
+            (row.batch or self.main).fail(row, out_of_time(row))
         self.scheduler.stage(self._load)
         self._settle()
         self.main.admit()
@@ -185,44 +174,6 @@ class Engine:
         live = [batch for batch in (*batches[at:], *batches[:at]) if batch.scheduler.live]
         self._stepped = live[0] if live else None
         return self._stepped
-
-    def _emit(self, event: Event) -> None:
-        self._events.append(event)
-        if isinstance(event, Done | Failed):
-            self._rows.pop(event.id, None)
-
-    def _take_inbox(self) -> None:
-        while True:
-            try:
-                row = self._inbox.get_nowait()
-            except Empty:
-                return
-            if row.request.id in self._rows:
-                logger.warning("request %s is under way already", row.request.id)
-                continue
-            self._rows[row.request.id] = row
-            self.main.take(row)
-
-    def _take_cancels(self) -> None:
-        while True:
-            try:
-                row = self._rows.get(self._cancels.get_nowait())
-            except Empty:
-                return
-            if row is not None:
-                (row.batch or self.main).finish(row, "cancelled")
-
-    def _expire(self) -> None:
-        now = time.monotonic()
-        for row in [row for row in self._rows.values() if row.request.deadline < now]:
-            (row.batch or self.main).fail(
-                row,
-                UnavailableError(
-                    f"The answer was not finished in time; it has {len(row.answer)} tokens.",
-                    hint="Ask for a shorter answer, or try again when fewer rows are running.",
-                    code="deadline",
-                ),
-            )
 
     def _load(self, row: Row) -> None:
         if row.request.artifact is not None:

@@ -95,7 +95,8 @@ def resident_by_form(engine: Engine) -> dict[str, dict[str, int]]:
     return found
 
 
-def _row(row: Row, n_before: int) -> dict[str, Any]:
+def row_of(row: Row, n_before: int = 0) -> dict[str, Any]:
+    """As in Snapshot.rows; `n_before` slots belong to batches before the row's own."""
     return {
         "id": row.request.id,
         "label": row.request.label,
@@ -117,7 +118,7 @@ def take_snapshot(engine: Engine) -> Snapshot:
     seen, store = prefixes.beginnings, prefixes.store
     rows, n_slots = [], 0
     for batch in engine.batches:
-        rows += [_row(row, n_slots) for row in batch.scheduler.live]
+        rows += [row_of(row, n_slots) for row in batch.scheduler.live]
         n_slots += batch.scheduler.table.n_slots
     return Snapshot(
         slots=n_slots,

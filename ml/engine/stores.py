@@ -14,16 +14,17 @@ from pathlib import Path
 
 import torch
 
-from ml.backbone import Backbone
-from ml.engine.adapters import Adapter, load_adapter
+from ml.engine.adapters import Adapter
 from ml.errors import ArtifactError
 
 
 class AdapterStore:
     def __init__(
-        self, backbone: Backbone, folder_of: Callable[[str], Path], *, budget_bytes: int, executor: Executor
-    ) -> None:
-        self._backbone = backbone
+        self, load: Callable[[Path, str], Adapter], folder_of: Callable[[str], Path], *, budget_bytes: int,
+        executor: Executor,
+    ) -> None:  # fmt: skip
+        """`load` makes an adapter of its folder and its sha256."""
+        self._load_from = load
         self._folder_of = folder_of
         self._budget_bytes = budget_bytes
         self._executor = executor
@@ -46,7 +47,7 @@ class AdapterStore:
         if not artifact or not set(artifact) <= set("0123456789abcdef"):
             raise ArtifactError(f"{artifact!r:.80} is not the sha256 of an artifact.")
         with torch.inference_mode():
-            return load_adapter(self._folder_of(artifact), artifact=artifact, backbone=self._backbone)
+            return self._load_from(self._folder_of(artifact), artifact)
 
     def resident(self, limit: int = 64) -> list[Adapter]:
         """The adapters in memory that were used last, the very last one at the end; 0 is all of them."""
