@@ -10,14 +10,15 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs.attribute import marker_for
+from jobs.engine_handover import hand_over, local_engine
 from jobs.engine_messages import Closer
 from jobs.engine_prepare import Prepared, prepare
 from jobs.engine_ticket import Ticket, Tickets
 from jobs.engine_votes import Ballot, answer_in, owner_of, row_ids, rows_of
 from jobs.engine_writer import AnswerWriter, Write, sources_at, start_at, token_at
-from ml.engine.engine import Engine
+from ml.engine.serving import Serving
 from ml.engine.types import Done, Event, Failed, Request, Started, Token
-from ml.errors import ColdframeError, UnavailableError
+from ml.errors import ColdframeError, StaysLocalError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def _likeliest(choices: Sequence[str], scores: Sequence[float]) -> str:
 class Answers:
     def __init__(
         self,
-        engine: Engine,
+        engine: Serving,
         engine_id: str,
         tickets: Tickets,
         writer: AnswerWriter,
@@ -118,11 +119,28 @@ class Answers:
                 self._finish_without_model(ticket, prepared.refusal, "stop")
             else:
                 self._submit(ticket, prepared.request)
+        except StaysLocalError as error:
+            self._hand_over(ticket, error)
         except ColdframeError as error:
             self.refuse(ticket, error)
         except Exception as error:
             logger.exception("request %s could not be prepared", ticket.id)
             self.refuse(ticket, ColdframeError(f"The request could not be prepared: {error}.", code="not_prepared"))
+
+    def _hand_over(self, ticket: Ticket, error: StaysLocalError) -> None:
+        """To an engine that holds the model itself; refused where there is none."""
+        try:
+            to = local_engine(ticket.request.base)
+            if to is None:
+                raise error
+            hand_over(ticket, sender=self._engine_id, to=to)
+        except ColdframeError as refusal:
+            self.refuse(ticket, refusal)
+            return
+        logger.info("request %s has gone to engine %s", ticket.id, to)
+        self._tickets.remove(ticket.id)
+        with self._lock:
+            self._cancelled.discard(ticket.id)
 
     def _submit(self, ticket: Ticket, request: Request) -> None:
         n_samples = ticket.request.n_samples

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from jobs import stream
+from jobs.engine_handover import handed
 from jobs.engine_reader import StreamReader
 from jobs.engine_ticket import Ticket, Tickets
 from jobs.engine_writer import OWNERS, AnswerWriter, Write, final_at
@@ -76,6 +77,11 @@ class Intake(StreamReader):
         room = self._limit - len(self._tickets)
         if room <= 0:
             self._stop.wait(0.05)
+            return
+        for entry_id, fields, attempt in handed(self._engine_id, room):
+            room -= 1
+            self._accept(entry_id, fields, attempt=attempt)
+        if room <= 0:
             return
         found = client().xreadgroup(
             stream.GROUP, self._engine_id, {stream.REQUESTS: ">"}, count=min(room, _TAKE), block=100

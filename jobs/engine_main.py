@@ -25,10 +25,12 @@ from jobs.engine_intake import Intake
 from jobs.engine_messages import Closer, DjangoMessages, Messages
 from jobs.engine_services import HANDLERS, Services
 from jobs.engine_ticket import Tickets
+from jobs.engine_vllm import DEVICE, VllmConfig, load_vllm
 from jobs.engine_writer import OUTCOMES, AnswerWriter
 from jobs.nearest import NearestService
 from jobs.planner import Planner
-from ml.errors import ModelError
+from ml.engine.serving import Serving
+from ml.errors import ModelError, SpecError, UnavailableError
 
 WAITING = "waiting for the model"
 _AHEAD = 16
@@ -55,6 +57,8 @@ class EngineConfig:
     """Empty: settings.REDIS_URL."""
     messages: Messages | None = None
     device: str = "cpu"
+    vllm: VllmConfig | None = None
+    """Where the model is instead of here."""
 
 
 class EngineProcess:
@@ -62,7 +66,7 @@ class EngineProcess:
         self._config = config
         self._name = engine_id()
         self._stop = threading.Event()
-        self._engine: Any = None
+        self._engine: Serving | None = None
         self._state = "starting"
         self._labels: dict[str, str] = {}
         """What people call each artifact that was asked for."""
@@ -82,9 +86,9 @@ class EngineProcess:
         try:
             self._engine = self._load()
             if self._engine is not None:
-                self._serve()
+                self._serve(self._engine)
             return 0
-        except ModelError as error:
+        except (ModelError, SpecError) as error:
             logger.error("%s %s", error.message, error.hint)
             return 69
         except Exception:
@@ -96,7 +100,8 @@ class EngineProcess:
 
     def _describe(self) -> dict[str, Any]:
         engine = self._engine
-        fields: dict[str, Any] = {"state": self._state, "device": self._config.device}
+        device = DEVICE if self._config.vllm else self._config.device
+        fields: dict[str, Any] = {"state": self._state, "device": device}
         if engine is None:
             return {**fields, "slots": self._config.n_slots, "length": self._config.length, "rows": [], "step": 0,
                     "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": [], "ended": self._ended}  # fmt: skip
@@ -109,7 +114,7 @@ class EngineProcess:
             "shared_prefixes": shot.shared_prefixes, "totals": shot.totals, "ended": self._ended,
         }  # fmt: skip
 
-    def _load(self) -> Any:
+    def _load(self) -> Serving | None:
         """The engine, once the model's folder is there; None when stopped before."""
         folder = self._config.models_dir / self._config.base
         while not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
@@ -119,6 +124,11 @@ class EngineProcess:
             if self._stop.wait(1.0):
                 return None
         self._state = "loading the model"
+        if self._config.vllm:
+            return load_vllm(
+                self._config.vllm, folder, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
+                length=self._config.length, wait=self._wait_for_server,
+            )  # fmt: skip
         import torch
 
         from ml.backbone import load_backbone, model_folder
@@ -133,13 +143,17 @@ class EngineProcess:
             is_packed=self._config.is_packed,
         )  # fmt: skip
 
-    def _serve(self) -> None:
+    def _wait_for_server(self, state: str) -> bool:
+        self._state = state
+        return self._stop.wait(1.0)
+
+    def _serve(self, engine: Serving) -> None:
         tickets = Tickets()
         writer = AnswerWriter(
             self._name, lambda request_id, state: answers.drop(request_id, state), ended=self._ended
         )  # fmt: skip
         closer = Closer(tickets, writer, self._config.messages or DjangoMessages())
-        answers = Answers(self._engine, self._name, tickets, writer, closer, labels=self._labels)
+        answers = Answers(engine, self._name, tickets, writer, closer, labels=self._labels)
         intake = Intake(
             self._name, tickets, limit=self._config.n_slots + _AHEAD, writer=writer, take=answers.take,
             refuse=answers.refuse, cancel=answers.cancel,
@@ -154,11 +168,11 @@ class EngineProcess:
             part.start()
         self._state = "ready"
         logger.info("engine %s serves %s: %d slots of %d tokens", self._name, self._config.base,
-                    self._config.n_slots, self._engine.scheduler.length)  # fmt: skip
+                    self._config.n_slots, engine.scheduler.length)  # fmt: skip
         try:
             while not self._stop.is_set():
-                self._engine.wait(0.2)
-                answers.handle(self._engine.step())
+                engine.wait(0.2)
+                answers.handle(engine.step())
         finally:
             self._state = "stopping"
             intake.stop()
@@ -172,6 +186,8 @@ class EngineProcess:
     def _count_tokens(self, payload: dict[str, Any]) -> dict[str, Any]:
         from ml.data.chat import prompt_ids
 
+        if self._engine is None:
+            raise UnavailableError("The engine is starting.", hint="Try again in some seconds.")
         n = len(prompt_ids(self._engine.backbone.tokenizer, payload["messages"]))
         return {"tokens": n, "limit": self._engine.scheduler.length}
 
@@ -185,6 +201,18 @@ def config_from_settings() -> EngineConfig:
         base=settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
         length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
         is_packed=settings.ENGINE_PACKED, artifact_folder=lambda sha: path_of(f"artifacts/{sha}"),
+        vllm=_vllm_from_settings(),
+    )  # fmt: skip
+
+
+def _vllm_from_settings() -> VllmConfig | None:
+    from django.conf import settings
+
+    if not settings.ENGINE_VLLM_URL:
+        return None
+    return VllmConfig(
+        url=settings.ENGINE_VLLM_URL, key=settings.ENGINE_VLLM_KEY, loras=settings.ENGINE_VLLM_LORAS,
+        may_be_public=settings.ENGINE_VLLM_PUBLIC,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from jobs.engine_retrieve import retrieve
 from jobs.engine_ticket import Ticket
 from jobs.stream import GenerateRequest
 from ml.data.chat import completion_ids, prompt_ids, text_ids
-from ml.engine.engine import Engine
+from ml.engine.serving import Serving
 from ml.engine.types import Request, Sampling
 from ml.errors import ModelError
 
@@ -50,7 +50,7 @@ def sampling_of(request: GenerateRequest, max_tokens: int) -> Sampling:
     )  # fmt: skip
 
 
-def prepare(ticket: Ticket, engine: Engine) -> Prepared:
+def prepare(ticket: Ticket, engine: Serving) -> Prepared:
     """Raises a ColdframeError: another base model, damaged adapter, collection gone, vector store down."""
     request, backbone = with_examples(ticket.request), engine.backbone
     if request.base != backbone.name:
@@ -84,7 +84,7 @@ def prepare(ticket: Ticket, engine: Engine) -> Prepared:
     return Prepared(request=batched, sources=sources, n_dropped=n_dropped)
 
 
-def _batched(ticket: Ticket, request: GenerateRequest, ids: list[int], longest: int, engine: Engine) -> Request:
+def _batched(ticket: Ticket, request: GenerateRequest, ids: list[int], longest: int, engine: Serving) -> Request:
     tokenizer = engine.backbone.tokenizer
     return Request(
         id=request.id, team_id=request.team_id, prompt_ids=tuple(ids), artifact=request.artifact,
@@ -108,7 +108,7 @@ def with_examples(request: GenerateRequest) -> GenerateRequest:
     return replace(request, messages=frame.fold(request.messages, pairs), n_examples=2 * len(pairs))
 
 
-def _reserved(request: GenerateRequest, engine: Engine) -> tuple[int, int]:
+def _reserved(request: GenerateRequest, engine: Serving) -> tuple[int, int]:
     """Tokens of the adapter's prefix and of the longest answer; a classifier head writes none."""
     if request.artifact is None:
         return 0, request.max_tokens

@@ -52,6 +52,14 @@ class Config(BaseSettings):
     more, more than twice the speed); 0 saves that memory."""
     engine_threads: int = Field(default=0, ge=0)
     """Torch threads of the engine; 0 means all cores."""
+    engine_vllm_url: str = ""
+    """A vLLM server that holds the base model instead of the engine, as http://10.0.0.5:8000 (docs/scaling.md)."""
+    engine_vllm_key: str = ""
+    """The server's --api-key."""
+    engine_vllm_loras: str = ""
+    """Folder in which the server sees the artifacts; empty: where this machine does."""
+    engine_vllm_public: bool = False
+    """Allow a server, over https, that is neither on this machine nor on a private network."""
     run_lease_s: float = Field(default=60, ge=1)
     """A run whose worker has not been heard of for so long goes to another; beats are six times as frequent."""
     run_nice: int = Field(default=10, ge=0, le=19)

@@ -72,4 +72,7 @@ class Serving(Protocol):
     def snapshot(self) -> Snapshot: ...
 
     def resident(self) -> list[dict[str, Any]]:
-        """Adapters in memory: artifact, form, bytes."""
+        """Adapters in memory that were used last: artifact, form, bytes."""
+
+    def resident_by_form(self) -> dict[str, dict[str, int]]:
+        """n and bytes of all of them."""

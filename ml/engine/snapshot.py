@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,9 +87,14 @@ def resident_of(engine: Engine) -> list[dict[str, Any]]:
 
 def resident_by_form(engine: Engine) -> dict[str, dict[str, int]]:
     """n and bytes of all adapters in memory, models of their own among them, computed prefixes not. Any thread."""
-    found: dict[str, dict[str, int]] = {}
     shared = [(a.form, a.n_bytes) for a in engine.adapters.resident(limit=0) if a.folder is None]
-    for form, n_bytes in (*shared, *((own["form"], own["bytes"]) for own in engine.own.resident())):
+    return sums_by_form([*shared, *((own["form"], own["bytes"]) for own in engine.own.resident())])
+
+
+def sums_by_form(held: Iterable[tuple[str, int]]) -> dict[str, dict[str, int]]:
+    """n and bytes of (form, bytes) pairs."""
+    found: dict[str, dict[str, int]] = {}
+    for form, n_bytes in held:
         sums = found.setdefault(form, {"n": 0, "bytes": 0})
         sums["n"] += 1
         sums["bytes"] += n_bytes
@@ -113,6 +119,10 @@ def row_of(row: Row, n_before: int = 0) -> dict[str, Any]:
     }
 
 
+def totals_of(meter: Meter, n_steps: int) -> dict[str, float]:
+    return {"steps": n_steps, "tokens": meter.n_tokens, "decodes": meter.n_decodes, "decode_s": meter.decode_s}
+
+
 def take_snapshot(engine: Engine) -> Snapshot:
     main, own, prefixes, meter = engine.scheduler, engine.own, engine.prefixes, engine.meter
     seen, store = prefixes.beginnings, prefixes.store
@@ -130,9 +140,7 @@ def take_snapshot(engine: Engine) -> Snapshot:
             "rows": seen.n_rows, "hits": seen.n_hits, "tokens": seen.n_tokens,
             "found": store.n_found, "computed": store.n_computed, "bytes": store.n_bytes,
         },
-        totals={
-            "steps": engine.n_steps, "tokens": meter.n_tokens, "decodes": meter.n_decodes, "decode_s": meter.decode_s,
-        },
+        totals=totals_of(meter, engine.n_steps),
         decoding={
             "dtype": str(engine.runner.cache.dtype).removeprefix("torch."), "attention": engine.runner.reads_by,
             "graphs": engine.runner.n_graphs,

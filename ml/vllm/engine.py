@@ -23,7 +23,7 @@ from ml.engine.desk import Desk, out_of_time
 from ml.engine.grammar import Grammars
 from ml.engine.sampler import Choice
 from ml.engine.scheduler import Scheduler
-from ml.engine.snapshot import Meter, Snapshot, row_of
+from ml.engine.snapshot import Meter, Snapshot, row_of, sums_by_form, totals_of
 from ml.engine.stores import AdapterStore
 from ml.engine.text import TextStream
 from ml.engine.types import Event, Failed, FinishReason, Request, Row, Started
@@ -102,6 +102,10 @@ class VllmEngine(Desk):
     def resident(self) -> list[dict[str, Any]]:
         """Adapters that this engine or the server has: artifact, form, bytes held here."""
         return [{"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes} for a in self.adapters.resident()]
+
+    def resident_by_form(self) -> dict[str, dict[str, int]]:
+        """n and bytes of all of them."""
+        return sums_by_form((a.form, a.n_bytes) for a in self.adapters.resident(limit=0))
 
     def wait(self, timeout_s: float) -> None:
         """Returns when there may be work, at the latest after `timeout_s`."""
@@ -254,5 +258,6 @@ class VllmEngine(Desk):
         return Snapshot(
             slots=scheduler.table.n_slots, length=scheduler.length, step=self._n_steps,
             queue=len(scheduler.queue) + len(scheduler.staged), rows=[row_of(row) for row in scheduler.live],
-            shared_prefixes={"rows": 0, "hits": 0, "tokens": 0, "bytes": 0},
+            shared_prefixes=dict.fromkeys(("rows", "hits", "tokens", "found", "computed", "bytes"), 0),
+            totals=totals_of(self.meter, self._n_steps), decoding={"dtype": "", "attention": "vllm", "graphs": None},
         )  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.engine_main import EngineConfig, EngineProcess
+from jobs.engine_vllm import VllmConfig
 from jobs.stream_redis import client
 
 
@@ -43,12 +44,14 @@ def main() -> int:
     parser.add_argument("artifacts", type=Path)
     parser.add_argument("--base", default="tiny-llama")
     parser.add_argument("--failures", type=int, default=0)
+    parser.add_argument("--vllm", default="", help="address of a vLLM server that holds the model")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     process = EngineProcess(
         EngineConfig(
             base=args.base, models_dir=args.models, artifact_folder=lambda sha: args.artifacts / sha, n_slots=4,
             length=512, threads=1, redis_url=args.redis_url, messages=ListedMessages(args.failures),
+            vllm=VllmConfig(url=args.vllm) if args.vllm else None,
         )
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):

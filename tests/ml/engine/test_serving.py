@@ -67,6 +67,8 @@ def test_many_tasks_at_once_answer_as_each_would_alone(make: Callable[..., Any],
     outcome = run_to_end(engine, [request_of(zoo, kind, PROMPT) for kind in kinds])
     assert {kind: outcome.ids(kind) for kind in kinds} == alone
     assert engine.snapshot().rows == [] and {r["form"] for r in engine.resident()} == {"lora_delta", "prefix_kv"}
+    assert {form: sums["n"] for form, sums in engine.resident_by_form().items()} == {"lora_delta": 2, "prefix_kv": 3}
+    assert engine.snapshot().totals["tokens"] >= sum(map(len, alone.values()))
 
 
 def test_an_answer_that_another_engine_began_goes_on_after_its_tokens(make: Callable[..., Any], zoo: Zoo) -> None:
