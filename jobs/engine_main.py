@@ -1,10 +1,10 @@
 """The engine's process: one frozen model, its batch, and the threads that connect it with Redis. `manage.py engine`.
 
 Threads: the model's (the main one) · intake · answers (writes events) · messages (keeps chat answers) · services ·
-planner · heartbeat · small pools for preparing requests and loading adapters. SIGTERM and SIGINT stop after the step
-under way; unfinished requests stay in the stream, and another engine goes on with them where this one stopped. A fault
-of the model's loop itself ends the process with code 70: the supervisor starts a fresh one, which takes the requests
-over.
+planner · pins · heartbeat · small pools for preparing requests and loading adapters. SIGTERM and SIGINT stop after the
+step under way; unfinished requests stay in the stream, and another engine goes on with them where this one stopped. A
+fault of the model's loop itself ends the process with code 70: the supervisor starts a fresh one, which takes the
+requests over.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from jobs.engine_answers import Answers
 from jobs.engine_heartbeat import Heartbeat, engine_id
 from jobs.engine_intake import Intake
 from jobs.engine_messages import Closer, DjangoMessages, Messages
+from jobs.engine_pins import Pins
 from jobs.engine_services import HANDLERS, Services
 from jobs.engine_ticket import Tickets
 from jobs.engine_vllm import DEVICE, VllmConfig, load_vllm
@@ -56,6 +57,8 @@ class EngineConfig:
     redis_url: str = ""
     """Empty: settings.REDIS_URL."""
     messages: Messages | None = None
+    production: Callable[[str], list[str]] | None = None
+    """Artifacts, by the base model's fingerprint, that are kept in memory before all others."""
     device: str = "cpu"
     vllm: VllmConfig | None = None
     """Where the model is instead of here."""
@@ -163,7 +166,8 @@ class EngineProcess:
             self._name, {**HANDLERS, "count_tokens": self._count_tokens},
             later={"plan": planner.take, "nearest": nearest.take},
         )  # fmt: skip
-        parts = (writer, closer, intake, planner, services)
+        pins = Pins(engine, self._config.production or (lambda _: []))
+        parts = (writer, closer, intake, planner, services, pins)
         for part in parts:
             part.start()
         self._state = "ready"
@@ -175,6 +179,7 @@ class EngineProcess:
                 answers.handle(engine.step())
         finally:
             self._state = "stopping"
+            pins.stop()
             intake.stop()
             answers.stop()
             services.stop()
@@ -195,13 +200,14 @@ class EngineProcess:
 def config_from_settings() -> EngineConfig:
     from django.conf import settings
 
+    from webapp.selectors.production import artifacts_in_production
     from webapp.storage import path_of
 
     return EngineConfig(
         base=settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
         length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
-        is_packed=settings.ENGINE_PACKED, artifact_folder=lambda sha: path_of(f"artifacts/{sha}"),
-        vllm=_vllm_from_settings(),
+        is_packed=settings.ENGINE_PACKED, production=artifacts_in_production,
+        artifact_folder=lambda sha: path_of(f"artifacts/{sha}"), vllm=_vllm_from_settings(),
     )  # fmt: skip
 
 

@@ -258,7 +258,7 @@ def _heartbeats(hashes: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 def engines() -> list[dict[str, Any]]:
     """Heartbeats of the live engines: id, base, state, device, pid, slots, rows, step, step_ms, tokens_per_s, queue,
-    resident, totals (see jobs/engine_main.py)."""
+    resident (artifact, label, form, bytes, pinned), totals (see jobs/engine_main.py)."""
     with redis_errors("look for engines"):
         ids = client().zrangebyscore(ENGINES, time.time() - HEARTBEAT_TTL_S, "+inf")
         pipe = client().pipeline(transaction=False)

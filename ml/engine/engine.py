@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -124,11 +124,17 @@ class Engine(Desk):
         self.scheduler.check_fits(row)
         self._receive(row)
 
+    def pin(self, artifacts: Sequence[str]) -> None:
+        """These tasks leave memory last, and are loaded one after another before they are asked for, as long as they
+        fit. Returns when that is done; no row waits for it. What is left out is pinned no longer."""
+        self.prefixes.store.pinned = self.own.pinned = frozenset(artifacts)
+        self.adapters.pin(artifacts)
+
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
     def resident(self) -> list[dict[str, Any]]:
-        """Adapters in memory that were used last: artifact, form, bytes."""
+        """Adapters in memory that were used last: artifact, form, bytes, pinned."""
         return resident_of(self)
 
     def resident_by_form(self) -> dict[str, dict[str, int]]:

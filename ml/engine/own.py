@@ -3,8 +3,8 @@
 Such a model shares every tensor that the adapter leaves as it is with the frozen one, so that two trained layers cost
 two layers. It has a batch of its own; its rows never mix with others. Guarantees: loading is done in the executor and
 delays only the rows that wait for it; all own models together stay under a budget of bytes (changed tensors and slots);
-for a new one those without rows leave first, the least recently used first, and when all are busy, the least recently
-used takes no more rows until it is empty. One is loaded at a time. Belongs to the model's thread.
+for a new one those without rows leave first, the least recently used first and pinned ones last, and when all are busy,
+the first in that order takes no more rows until it is empty. One is loaded at a time. Belongs to the model's thread.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class OwnModels:
         self._loading: tuple[str, Future[Loaded]] | None = None
         self._leaving = ""
         """Takes no more rows, so that there will be room for another."""
+        self.pinned: frozenset[str] = frozenset()
+        """Adapters whose models leave after all others."""
         self.n_waiting = 0
         """Rows that wait for a model or for a slot of theirs."""
 
@@ -146,9 +148,10 @@ class OwnModels:
 
     def _make_room(self, n_bytes: int) -> bool:
         while sum(model.n_bytes for model in self._models.values()) + n_bytes > self._budget_bytes:
-            idle = next((name for name, model in self._models.items() if model.batch.is_idle), None)
+            oldest = sorted(self._models, key=lambda name: name in self.pinned)
+            idle = next((name for name in oldest if self._models[name].batch.is_idle), None)
             if idle is None:
-                self._leaving = self._leaving or next(iter(self._models))
+                self._leaving = self._leaving or oldest[0]
                 return False
             del self._models[idle]
         return True

@@ -2,7 +2,7 @@
 
 Belongs to the model's thread. Keys name everything that a value depends on, and whose it is: two tasks or teams share a
 task's prefix only when they name the very same artifact, and a prompt's beginning never (ml.engine.beginnings). Kept
-under one budget of bytes; the least recently used go first.
+under one budget of bytes; the least recently used go first, the prefixes of pinned tasks last.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ml.backbone import Backbone
 from ml.engine.adapters import Adapter
 from ml.engine.beginnings import Beginnings, Flow, Found, Key
 from ml.engine.runner import Runner
+from ml.engine.stores import leaving
 from ml.engine.types import Row
 
 PrefixKey = tuple[str, str, str, str]
@@ -31,6 +32,8 @@ class PrefixStore:
         self._backbone = backbone
         self._budget_bytes = budget_bytes
         self._kept: OrderedDict[PrefixKey, Tensor] = OrderedDict()
+        self.pinned: frozenset[str] = frozenset()
+        """Adapters whose prefixes leave last."""
         self.n_bytes = 0
         self.n_computed = 0
         """Tasks' prefixes that were computed, and that were there when a row asked."""
@@ -66,8 +69,14 @@ class PrefixStore:
         self.drop(key)
         self._kept[key] = prefix
         self.n_bytes += prefix.nbytes
-        while self.n_bytes > self._budget_bytes and len(self._kept) > 1:
-            self.n_bytes -= self._kept.popitem(last=False)[1].nbytes
+        if self.n_bytes > self._budget_bytes:
+            sizes = {kept: tensor.nbytes for kept, tensor in self._kept.items()}
+            for old in leaving(sizes, budget_bytes=self._budget_bytes, is_pinned=self._is_pinned):
+                self.drop(old)
+
+    def _is_pinned(self, key: PrefixKey) -> bool:
+        """Of a task's own prefix; beginnings of prompts are never pinned."""
+        return key[2] in self.pinned and not key[3]
 
     def drop(self, key: PrefixKey) -> None:
         if key in self._kept:

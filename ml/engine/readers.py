@@ -79,7 +79,7 @@ class Flex:
 
     def __init__(self, *, is_compiled: bool = True) -> None:
         """Uncompiled it computes the same, slowly, on any device."""
-        self._attend: Callable[..., Any] = _compiled() if is_compiled else flex_attention
+        self._attend: Any = _compiled() if is_compiled else flex_attention
 
     def begin(self, lengths: Tensor, width: int, dtype: torch.dtype) -> BlockMask:
         n_blocks = -(-width // BLOCK)

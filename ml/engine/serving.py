@@ -5,6 +5,7 @@ No torch. Guarantee: whatever is not here, `jobs` does not touch, so that one en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,10 +70,14 @@ class Serving(Protocol):
     def wait(self, timeout_s: float) -> None:
         """Returns when there may be work, at the latest after `timeout_s`."""
 
+    def pin(self, artifacts: Sequence[str]) -> None:
+        """These tasks leave memory last, and are loaded before they are asked for, as long as they fit. Returns when
+        that is done; no row waits for it. What is left out is pinned no longer."""
+
     def snapshot(self) -> Snapshot: ...
 
     def resident(self) -> list[dict[str, Any]]:
-        """Adapters in memory that were used last: artifact, form, bytes."""
+        """Adapters in memory that were used last: artifact, form, bytes, pinned."""
 
     def resident_by_form(self) -> dict[str, dict[str, int]]:
         """n and bytes of all of them."""

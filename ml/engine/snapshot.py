@@ -75,14 +75,15 @@ class Snapshot:
 
 
 def resident_of(engine: Engine) -> list[dict[str, Any]]:
-    """Adapters in memory, with their computed prefixes, and models of their own: artifact, form, bytes. Any thread."""
+    """Adapters in memory, with their computed prefixes, and models of their own: artifact, form, bytes, and whether
+    they are pinned. Any thread."""
     own = engine.own.resident()
     shared = [
         {"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes + engine.prefixes.store.bytes_of(a)}
         for a in engine.adapters.resident()
         if a.folder is None
     ]
-    return [*shared, *own]
+    return [{**about, "pinned": engine.adapters.is_pinned(about["artifact"])} for about in (*shared, *own)]
 
 
 def resident_by_form(engine: Engine) -> dict[str, dict[str, int]]:

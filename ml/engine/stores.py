@@ -1,4 +1,5 @@
-"""The adapters that the engine keeps in memory between requests; the least recently used ones go first.
+"""The adapters that the engine keeps in memory between requests; the least recently used ones go first, pinned ones
+last.
 
 `AdapterStore.fetch` may be called from any thread and loads in its executor, so that a slow disk delays only the rows
 that need the adapter.
@@ -6,16 +7,37 @@ that need the adapter.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from ml.engine.adapters import Adapter
 from ml.errors import ArtifactError
+
+Key = TypeVar("Key", bound=Hashable)
+logger = logging.getLogger(__name__)
+
+
+def leaving(sizes: Mapping[Key, int], *, budget_bytes: int, is_pinned: Callable[[Key], bool]) -> list[Key]:
+    """What leaves so that the rest fits: the first in `sizes`, which are the least recently used. The last one stays,
+    whatever its size; pinned ones leave only when they do not fit by themselves."""
+    old, of_pinned = list(sizes)[:-1], sum(size for key, size in sizes.items() if is_pinned(key))
+    pinned, others = [key for key in old if is_pinned(key)], [key for key in old if not is_pinned(key)]
+    gone = []
+    for keys, total in ((others, sum(sizes.values())), (pinned, of_pinned)):
+        for key in keys:
+            if total <= budget_bytes:
+                break
+            gone.append(key)
+            total -= sizes[key]
+    return gone
 
 
 class AdapterStore:
@@ -30,6 +52,7 @@ class AdapterStore:
         self._executor = executor
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future[Adapter]] = OrderedDict()
+        self._pinned: frozenset[str] = frozenset()
 
     def fetch(self, artifact: str) -> Future[Adapter]:
         """The adapter, or its loading under way. Failures are not kept: the next request tries again."""
@@ -43,6 +66,25 @@ class AdapterStore:
         future.add_done_callback(lambda _: self._trim())
         return future
 
+    def pin(self, artifacts: Sequence[str]) -> None:
+        """These leave last. Those not pinned before are loaded in this order, one at a time, until one has to leave
+        for another; what cannot be loaded is left to the row that asks for it. Returns when that is done."""
+        with self._lock:
+            new = [artifact for artifact in artifacts if artifact not in self._pinned]
+            self._pinned = frozenset(artifacts)
+        loaded: list[str] = []
+        for artifact in new:
+            if error := self.fetch(artifact).exception():
+                logger.warning("adapter %s is not loaded ahead: %s", artifact[:12], error)
+                continue
+            loaded.append(artifact)
+            with self._lock:
+                if any(name not in self._futures for name in loaded):
+                    return
+
+    def is_pinned(self, artifact: str) -> bool:
+        return artifact in self._pinned
+
     def _load(self, artifact: str) -> Adapter:
         if not artifact or not set(artifact) <= set("0123456789abcdef"):
             raise ArtifactError(f"{artifact!r:.80} is not the sha256 of an artifact.")
@@ -52,20 +94,18 @@ class AdapterStore:
     def resident(self, limit: int = 64) -> list[Adapter]:
         """The adapters in memory that were used last, the very last one at the end; 0 is all of them."""
         with self._lock:
-            done = [f for f in self._futures.values() if f.done() and not f.exception()]
-        return [future.result() for future in done[-limit:]]
+            done = (f for f in reversed(self._futures.values()) if f.done() and not f.exception())
+            return [future.result() for future in islice(done, limit or None)][::-1]
 
     def _trim(self) -> None:
-        """Forgets the least recently used ones beyond the budget; rows that use one keep it alive."""
+        """Forgets failures, and what the budget has no room for; rows that use one keep it alive."""
         with self._lock:
-            sizes = {
-                key: 0 if future.exception() else future.result().n_bytes
-                for key, future in self._futures.items()
-                if future.done()
-            }
-            total = sum(sizes.values())
-            for key, size in sizes.items():
-                is_failed = self._futures[key].exception() is not None
-                if is_failed or (total > self._budget_bytes and key != next(reversed(self._futures))):
+            done = {key: future for key, future in self._futures.items() if future.done()}
+            for key in [key for key, future in done.items() if future.exception()]:
+                del self._futures[key], done[key]
+            if not self._futures:
+                return
+            sizes = {key: done[key].result().n_bytes if key in done else 0 for key in self._futures}
+            for key in leaving(sizes, budget_bytes=self._budget_bytes, is_pinned=self.is_pinned):
+                if key in done:
                     del self._futures[key]
-                    total -= size

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -96,12 +96,19 @@ class VllmEngine(Desk):
         future = self.adapters.fetch(artifact) if artifact is not None else None
         return future.result() if future is not None and future.done() and not future.exception() else None
 
+    def pin(self, artifacts: Sequence[str]) -> None:
+        """These are brought to the server, or their vectors here, before they are asked for; the vectors leave last."""
+        self.adapters.pin(artifacts)
+
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
     def resident(self) -> list[dict[str, Any]]:
-        """Adapters that this engine or the server has: artifact, form, bytes held here."""
-        return [{"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes} for a in self.adapters.resident()]
+        """Adapters that this engine or the server has: artifact, form, bytes held here, pinned."""
+        return [
+            {"artifact": a.artifact, "form": a.form, "bytes": a.n_bytes, "pinned": self.adapters.is_pinned(a.artifact)}
+            for a in self.adapters.resident()
+        ]
 
     def resident_by_form(self) -> dict[str, dict[str, int]]:
         """n and bytes of all of them."""

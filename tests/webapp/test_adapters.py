@@ -12,6 +12,7 @@ from tests.webapp.library import artifact, dataset_version, evaluation, measured
 from webapp.models import Adapter, AdapterVersion, Alias, AuditEvent, Run, Team
 from webapp.selectors import adapters as selectors
 from webapp.selectors.metrics import measure
+from webapp.selectors.production import artifacts_in_production
 from webapp.services import adapters as services
 from webapp.services import aliases
 
@@ -180,3 +181,20 @@ def test_validation_rows_alone_are_no_measurement_on_test(team: Team, tmp_path: 
     run = Run.objects.create(team=team, kind="train", title="t", spec={"adapter": "t"}, fence=1)
     version = services.adapter_publish(run=run, out=tmp_path / "out", manifest=manifest, fence=1)
     assert measure(version.metrics) is None
+
+
+def test_production_over_all_teams_is_told_by_base_model_the_newest_promotion_first(
+    team: Team, other_team: Team, member: Any, tmp_path: Path
+) -> None:
+    versions = {
+        key: published(owner, tmp_path / key, name=name, weights=key.encode())
+        for key, name, owner in (
+            ("first", "a", team), ("newer, staged", "a", team), ("second", "b", other_team), ("retired", "c", team)
+        )
+    }  # fmt: skip
+    services.alias_move(version=versions["newer, staged"], name="staging", user=member)
+    services.adapter_retire(adapter=versions["retired"].adapter, user=member)
+    fingerprint = versions["first"].base_fingerprint
+    names = {version.artifact: name for name, version in versions.items()}
+    assert [names[artifact] for artifact in artifacts_in_production(fingerprint)] == ["second", "first"]
+    assert artifacts_in_production("0" * 64) == []

@@ -130,7 +130,7 @@ def test_a_pinned_task_and_a_model_of_its_own_are_marked(
     task = {"artifact": version.artifact, "form": "own_backbone", "bytes": 9, "pinned": True}
     beats.append(beat_of(resident=[task]))
     page = page_for(client_of(viewer))
-    assert "pinned" in page and "a model of its own" in page
+    assert '<span class="cf-tag">pinned</span>' in page and "a model of its own" in page
 
 
 @pytest.mark.parametrize(("state", "words"), [

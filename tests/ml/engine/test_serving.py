@@ -71,6 +71,14 @@ def test_many_tasks_at_once_answer_as_each_would_alone(make: Callable[..., Any],
     assert engine.snapshot().totals["tokens"] >= sum(map(len, alone.values()))
 
 
+def test_pinned_tasks_are_there_before_they_are_asked_for(make: Callable[..., Any], zoo: Zoo) -> None:
+    engine, shas = make(), [zoo.shas[kind] for kind in ("lora", "prompt_tuning")]
+    engine.pin(shas)
+    assert {r["artifact"]: r["pinned"] for r in engine.resident()} == dict.fromkeys(shas, True)
+    engine.pin(shas[:1])
+    assert {r["artifact"]: r["pinned"] for r in engine.resident()} == {shas[0]: True, shas[1]: False}
+
+
 def test_an_answer_that_another_engine_began_goes_on_after_its_tokens(make: Callable[..., Any], zoo: Zoo) -> None:
     whole = run_to_end(make(), [request_of(zoo, "lora", PROMPT, max_tokens=8)]).ids("lora")
     rest = replace(request_of(zoo, "lora", PROMPT, max_tokens=8), emitted=tuple(whole[:3]))
