@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -65,8 +64,6 @@ class Answers:
         self._slow = ThreadPoolExecutor(1, thread_name_prefix="prepare-nearest")
         """For requests that may wait for a data set's vectors to be computed: they wait for one another only."""
         self._ballots: dict[str, Ballot] = {}
-        self._cancelled: set[str] = set()
-        self._lock = threading.Lock()
 
     def take(self, ticket: Ticket) -> None:
         """A request from the stream; returns at once."""
@@ -81,8 +78,8 @@ class Answers:
 
     def cancel(self, request_id: str) -> None:
         """Repeated on each round of the intake until the answer is closed."""
-        with self._lock:
-            self._cancelled.add(request_id)
+        if ticket := self._tickets.get(request_id):
+            ticket.is_cancelled = True
         self._cancel_rows(request_id)
 
     def _cancel_rows(self, request_id: str) -> None:
@@ -113,7 +110,7 @@ class Answers:
                 return
             prepared = prepare(ticket, self._engine)
             self._announce(ticket, prepared)
-            if ticket.id in self._cancelled:
+            if ticket.is_cancelled:
                 self._finish_without_model(ticket, ticket.text, "cancelled")
             elif prepared.request is None:
                 self._finish_without_model(ticket, prepared.refusal, "stop")
@@ -183,9 +180,6 @@ class Answers:
                 self._count(request_id, ticket, ballot, event)
             elif ticket is not None and event.id == request_id:
                 self._handle(ticket, event)
-            if isinstance(event, Done | Failed) and request_id not in self._ballots:
-                with self._lock:
-                    self._cancelled.discard(request_id)
 
     def _count(self, request_id: str, ticket: Ticket | None, ballot: Ballot, event: Event) -> None:
         """One of several texts of a request has moved on."""

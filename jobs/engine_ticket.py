@@ -34,6 +34,8 @@ class Ticket:
     """Tokens sent so far, by all engines."""
     n_rows: int = 0
     """Live rows in the step of the last token."""
+    is_cancelled: bool = False
+    """Nobody wants the answer any more."""
 
     @property
     def id(self) -> str:

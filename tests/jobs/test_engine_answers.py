@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -89,3 +90,18 @@ def test_a_head_asked_to_choose_says_its_label_once() -> None:
 
 def test_an_answer_without_labels_says_nothing_of_them() -> None:
     assert "labels" not in done_data(finish_reason="stop", labels=())
+
+
+def test_a_cancellation_is_kept_with_its_request_and_leaves_nothing_when_that_has_ended() -> None:
+    """The ids of requests that were cancelled around their end stayed in a set for as long as the engine ran."""
+    tickets, rows = Tickets(), []
+    answers = Answers(
+        cast(Any, SimpleNamespace(cancel=rows.append)), "e", tickets, cast(Any, None), cast(Any, Closer()), labels={}
+    )
+    ticket = Ticket(request=GenerateRequest(id="a", team_id=1, base="base", text="x"), entry_id="1-1", ends_ms=0)
+    tickets.add(ticket)
+    answers.cancel("a")
+    assert ticket.is_cancelled and rows == ["a"]
+    tickets.remove("a")
+    answers.cancel("a")
+    assert not [name for name, value in vars(answers).items() if isinstance(value, dict | set | list) and value]

@@ -197,6 +197,22 @@ def test_a_prefix_that_makes_it_too_long_is_refused_once_it_is_known(zoo, make_e
     assert "its adapter 7" in str(run(engine, [request]).failed("prompt_tuning").error)
 
 
+def test_a_prompt_exactly_at_the_limit_is_served_and_one_token_more_refused(zoo, make_engine, ids):
+    """Plain, and with a prefix, which is known only once the adapter is loaded; the rows beside them are untouched."""
+    engine = make_engine(length=64)
+    engine.stop_ids.clear()
+    other, at = request_of(zoo, "lora", ids, name="other", max_tokens=20), (5,) * (64 - 6)
+    with pytest.raises(ContextTooLongError, match="65 in all, and 64 fit"):
+        engine.submit(request_of(zoo, "plain", (*at, 5)))
+    requests = [request_of(zoo, "plain", at), request_of(zoo, "prompt_tuning", at[7:], name="exact")]
+    outcome = run(engine, [other, *requests, request_of(zoo, "prompt_tuning", at[6:], name="over")])
+    error = outcome.failed("over").error
+    assert isinstance(error, ContextTooLongError) and "65 in all, and 64 fit" in str(error) and error.hint
+    assert outcome.ids("plain") == zoo.greedy("plain", at, 6, set())
+    assert outcome.ids("exact") == zoo.greedy("prompt_tuning", at[7:], 6, set())
+    assert outcome.ids("other") == zoo.greedy("lora", ids, 20, set())
+
+
 def test_an_empty_prompt_and_a_full_queue_are_refused(zoo, make_engine, ids):
     engine = make_engine(queue_limit=2)
     with pytest.raises(SpecError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ml.data.chat import prompt_ids
-from ml.engine.types import Done, Token
+from ml.engine.types import Done, Event, Request, Started, Token
 from ml.errors import ModelError
 from tests.ml.engine.conftest import BROKEN, HEADS, InlineExecutor, Zoo, request_of, run
 from tests.ml.engine.scenarios import (
@@ -33,7 +34,7 @@ ROOM_FOR_ONE = 400_000
 EXAMPLES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
                     phases=[Phase.explicit, Phase.generate])  # fmt: skip
 """A failing schedule is told as it was found: making it smaller takes minutes."""
-MANY = settings(EXAMPLES, max_examples=4000)
+MANY = settings(EXAMPLES, max_examples=1000)
 schedules = {
     "given_arrivals": st.lists(arrivals, min_size=1, max_size=14),
     "n_slots": st.integers(1, 5),
@@ -91,6 +92,20 @@ def check_row(arrival: Arrival, name: str, events, alone) -> None:
     assert answer == whole[: len(answer)]
 
 
+def check_sharing(requests: Sequence[Request], events: Sequence[Event]) -> None:
+    """What a row copied, some other row of the same team, adapter and name has read."""
+    by_id = {request.id: request for request in requests}
+    for event in events:
+        if isinstance(event, Started) and event.cached_tokens:
+            row = by_id[event.id]
+            assert any(
+                (other.team_id, other.artifact, other.label) == (row.team_id, row.artifact, row.label)
+                and other.prompt_ids[: event.cached_tokens] == row.prompt_ids[: event.cached_tokens]
+                for other in requests
+                if other.id != row.id
+            ), f"row {row.id} copied what no row of its task has read"
+
+
 def check_schedule(zoo, make_engine, alone, given_arrivals, loads_every, **options) -> None:
     executor = LateExecutor() if loads_every else InlineExecutor()
     engine = make_engine(executor=executor, **options)
@@ -108,6 +123,7 @@ def check_schedule(zoo, make_engine, alone, given_arrivals, loads_every, **optio
     outcome = play(engine, given_arrivals, requests, after_step=after_step)
     for n, arrival in enumerate(given_arrivals):
         check_row(arrival, str(n), outcome.events, alone)
+    check_sharing(requests, outcome.events)
     check_at_rest(engine)
 
 
