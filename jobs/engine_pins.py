@@ -41,12 +41,11 @@ class Pins:
         """Pins what is in production now."""
         try:
             found = self._find(self._engine.backbone.fingerprint)
+            if found != self._pinned:
+                self._engine.pin(found)
+                self._pinned = found
+            self._is_failing = False
         except Exception as error:
             if not self._is_failing:
-                logger.warning("what is in production cannot be looked up: %s; trying again", error)
+                logger.warning("what is in production cannot be pinned: %s; trying again", error)
             self._is_failing = True
-            return
-        self._is_failing = False
-        if found != self._pinned:
-            self._pinned = found
-            self._engine.pin(found)

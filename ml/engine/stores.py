@@ -52,6 +52,9 @@ class AdapterStore:
         self._executor = executor
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future[Adapter]] = OrderedDict()
+        self._bytes: dict[str, int] = {}
+        """Of those that are loaded."""
+        self._n_bytes = 0
         self._pinned: frozenset[str] = frozenset()
 
     def fetch(self, artifact: str) -> Future[Adapter]:
@@ -63,7 +66,7 @@ class AdapterStore:
                 return future
             future = self._executor.submit(self._load, artifact)
             self._futures[artifact] = future
-        future.add_done_callback(lambda _: self._trim())
+        future.add_done_callback(lambda done: self._settle(artifact, done))
         return future
 
     def pin(self, artifacts: Sequence[str]) -> None:
@@ -97,15 +100,20 @@ class AdapterStore:
             done = (f for f in reversed(self._futures.values()) if f.done() and not f.exception())
             return [future.result() for future in islice(done, limit or None)][::-1]
 
-    def _trim(self) -> None:
-        """Forgets failures, and what the budget has no room for; rows that use one keep it alive."""
+    def _settle(self, artifact: str, future: Future[Adapter]) -> None:
+        """Forgets a load that failed, and what the budget has no room for; rows that use one keep it alive."""
         with self._lock:
-            done = {key: future for key, future in self._futures.items() if future.done()}
-            for key in [key for key, future in done.items() if future.exception()]:
-                del self._futures[key], done[key]
-            if not self._futures:
+            if self._futures.get(artifact) is not future:
                 return
-            sizes = {key: done[key].result().n_bytes if key in done else 0 for key in self._futures}
+            if future.exception():
+                del self._futures[artifact]
+                return
+            self._bytes[artifact] = future.result().n_bytes
+            self._n_bytes += self._bytes[artifact]
+            if self._n_bytes <= self._budget_bytes:
+                return
+            sizes = {key: self._bytes.get(key, 0) for key in self._futures}
             for key in leaving(sizes, budget_bytes=self._budget_bytes, is_pinned=self.is_pinned):
-                if key in done:
+                if key in self._bytes:
+                    self._n_bytes -= self._bytes.pop(key)
                     del self._futures[key]
