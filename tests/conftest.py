@@ -37,6 +37,19 @@ def browser_path() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
+def gpu_tests_device() -> str:
+    """What tests/gpu run on: `cuda` where torch finds one; GPU_TESTS_DEVICE=cpu rehearses them; empty: nothing."""
+    if named := os.environ.get("GPU_TESTS_DEVICE"):
+        return named
+    from jobs.devices import device_names
+
+    if device_names() == ["cpu"]:  # spares sessions without a GPU the import of torch
+        return ""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else ""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Tests touch neither the data nor the services of a `make up` that runs beside them, only its starter models."""
     from django.conf import settings
@@ -74,6 +87,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             yellow=True,
             bold=True,
         )
+    if not gpu_tests_device():
+        terminalreporter.write_line("The tests of tests/gpu were left out: no CUDA device was found.")
     if not config.getoption("--run-slow"):
         terminalreporter.write_line("The tests marked slow were left out; make test-slow runs them.")
 
