@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import engine_batches as batches
+from bench import engine_roofline as roofline
 from bench.engine import ratios
 from bench.engine_figures import GOALS, SMALLER_IS_BETTER, limits, table
 from bench.engine_llamacpp import speeds
@@ -100,3 +101,23 @@ def test_its_output_is_read_by_rows(tmp_path, monkeypatch):
     gguf.touch()
     monkeypatch.setattr("shutil.which", lambda name: str(program))
     assert speeds(gguf, 10, 4, 1) == {1: 70.5, 16: 210.0}
+
+
+def test_the_roofline_of_a_shape_is_measured_for_every_batch(monkeypatch, capsys):
+    def timed(device, function, n):
+        function()
+        return 0.5
+
+    monkeypatch.setattr(roofline, "_timed", timed)
+    found = roofline.measure("tiny", "cpu", 1)
+    assert tuple(found["steps"]) == roofline.BATCHES == (1, 2, 4, 8, 16, 32, 64)
+    read = [step["gb"] for step in found["steps"].values()]
+    assert read == sorted(read) and read[0] < read[-1]
+    assert found["lora16_ratio"] == 1 and 0.3 < found["lora16_limit"] < 1 and found["graphs"] is None
+    assert "share" in capsys.readouterr().out
+
+
+def test_a_step_reads_weights_once_and_every_row_s_columns():
+    model = roofline.random_backbone("tiny", "cpu").model
+    n_weights = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
+    assert roofline.step_bytes(model, 3, 10) == 2 * (n_weights + 3 * 10 * 2 * 2 * 2 * 64)
