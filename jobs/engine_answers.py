@@ -136,8 +136,6 @@ class Answers:
             return
         logger.info("request %s has gone to engine %s", ticket.id, to)
         self._tickets.remove(ticket.id)
-        with self._lock:
-            self._cancelled.discard(ticket.id)
 
     def _submit(self, ticket: Ticket, request: Request) -> None:
         n_samples = ticket.request.n_samples
