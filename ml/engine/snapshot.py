@@ -67,7 +67,7 @@ class Snapshot:
     behind those of the batches before it."""
     shared_prefixes: dict[str, int]
     """Since the start: rows that were looked at, hits among them, tokens that these did not read; tasks' prefixes that
-    were found and that were computed; bytes kept now."""
+    were found and that were computed; bytes kept now. Empty: the engine does not know."""
     totals: dict[str, float]
     """Since the start; they only grow: steps, tokens, decodes, decode_s."""
     decoding: dict[str, Any]

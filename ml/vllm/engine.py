@@ -265,6 +265,6 @@ class VllmEngine(Desk):
         return Snapshot(
             slots=scheduler.table.n_slots, length=scheduler.length, step=self._n_steps,
             queue=len(scheduler.queue) + len(scheduler.staged), rows=[row_of(row) for row in scheduler.live],
-            shared_prefixes=dict.fromkeys(("rows", "hits", "tokens", "found", "computed", "bytes"), 0),
+            shared_prefixes={},
             totals=totals_of(self.meter, self._n_steps), decoding={"dtype": "", "attention": "vllm", "graphs": None},
         )  # fmt: skip

@@ -26,7 +26,7 @@ def piece_of(event: Any) -> Piece:
     """Raises UnavailableError for what is no event of the API."""
     try:
         choices = event["choices"]
-        if not choices:  # the trailing event with the usage alone
+        if choices == []:  # the trailing event with the usage alone
             return Piece()
         choice = choices[0]
         ids = choice.get("token_ids")

@@ -134,6 +134,7 @@ def test_a_pinned_task_and_a_model_of_its_own_are_marked(
 
 
 @pytest.mark.parametrize(("state", "words"), [
+    ("waiting for vLLM", ["waiting for vLLM", "engine&#x27;s log"]),
     ("waiting for the model", ["waiting for its model", "models folder"]), ("loading the model", ["some seconds"]),
 ])  # fmt: skip
 def test_an_engine_without_its_model_says_what_it_waits_for(

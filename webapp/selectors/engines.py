@@ -30,6 +30,8 @@ STATES = {
     "waiting for the model": ("wait", "waiting for its model",
                               "The folder of its model is not there yet. The starter models are fetched by themselves; "
                               "another one is put into the models folder of the server."),
+    "waiting for vLLM": ("wait", "waiting for vLLM",
+                         "The server that holds its model does not answer; the engine's log says what it sees."),
     "draining": ("wait", "draining", "It takes no new requests, finishes those that it has, and then ends."),
     "stopping": ("wait", "stopping", "Another engine goes on with its answers where it stops."),
 }  # fmt: skip
