@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ml.artifact import Manifest, read_manifest
 from ml.engine.adapters import EMBEDDING_KINDS, Adapter, check_artifact, check_lora, prompt_of, read_peft
 from ml.engine.serving import Base
 from ml.errors import StaysLocalError
@@ -16,6 +17,7 @@ from ml.specs import METHODS
 from ml.vllm.server import Server
 from ml.vllm.soft import SoftPrompts
 
+_FORMS = ("lora_delta", "prefix_kv")
 _UNREAD = ("rank_pattern", "alpha_pattern")
 """Settings of a LoRA that vLLM does not look at."""
 
@@ -27,6 +29,10 @@ def stays_local(what: str) -> StaysLocalError:
     )
 
 
+def _called(artifact: str, manifest: Manifest) -> str:
+    return f"Adapter {artifact[:12]} ({METHODS[manifest.method].label})"
+
+
 class Loader:
     def __init__(self, base: Base, server: Server, soft: SoftPrompts) -> None:
         self._base = base
@@ -35,10 +41,11 @@ class Loader:
 
     def __call__(self, folder: Path, artifact: str) -> Adapter:
         """The adapter, with the server able to use it. Raises ArtifactError, StaysLocalError or UnavailableError."""
+        # Before its hashes are checked: the engine that it stays with does that, and it may be as large as the model.
+        if folder.is_dir() and (told := read_manifest(folder)).form not in _FORMS:
+            raise stays_local(_called(artifact, told))
         manifest = check_artifact(folder, artifact=artifact, base=self._base)
-        what = f"Adapter {artifact[:12]} ({METHODS[manifest.method].label})"
-        if manifest.form not in ("lora_delta", "prefix_kv"):
-            raise stays_local(what)
+        what = _called(artifact, manifest)
         config, tensors = read_peft(folder, artifact)
         if manifest.form == "lora_delta":
             check_lora(config, artifact)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from ml.engine.adapters import Adapter
@@ -206,23 +206,21 @@ class VllmEngine(Desk):
         self._wake.set()
 
     def _take_news(self) -> int:
-        """Returns how many tokens there were."""
+        """What was there when the step began; what comes meanwhile is the next step's. Returns how many tokens."""
         n_tokens = 0
-        while True:
-            try:
-                row, news = self._news.get_nowait()
-            except Empty:
-                return n_tokens
+        for _ in range(self._news.qsize()):
+            row, news = self._news.get()
             if row.state == "over":
                 continue
             if isinstance(news, Piece):
-                self._n_steps += bool(news.ids)
+                self._n_steps += bool(news.ids) and not n_tokens
                 n_tokens += len(news.ids)
                 self._apply(row, news)
             elif news is None:
                 self._fail(row, UnavailableError("vLLM ended the answer without saying why.", hint="Ask again."))
             else:
                 self._fail(row, news)
+        return n_tokens
 
     def _apply(self, row: Row, piece: Piece) -> None:
         for at, token_id in enumerate(piece.ids):

@@ -124,6 +124,14 @@ def test_what_vllm_has_no_form_for_stays_local(kind: str, stub: Stub, engine: Vl
     assert stub.loras == {}
 
 
+def test_the_weights_of_what_stays_local_are_not_read(engine: VllmEngine, zoo: Zoo, monkeypatch: pytest.MonkeyPatch):
+    """They may be as large as the model, and every request for it would have hashed them."""
+    monkeypatch.setattr("ml.artifact.verify", lambda folder: pytest.fail(f"{folder} was read"))
+    monkeypatch.setattr("ml.engine.adapters.verify", lambda folder: pytest.fail(f"{folder} was read"))
+    with pytest.raises(StaysLocalError):
+        engine.adapters.fetch(sha_of(zoo, "full")).result(10)
+
+
 def test_scoring_given_texts_stays_local(engine: VllmEngine, zoo: Zoo):
     with pytest.raises(StaysLocalError, match="scores given texts"):
         engine.submit(replace(request_of(zoo, "plain", PROMPT), choices=((40, 2),)))
