@@ -60,6 +60,7 @@ class EngineConfig:
     production: Callable[[str], list[str]] | None = None
     """Artifacts, by the base model's fingerprint, that are kept in memory before all others."""
     device: str = "cpu"
+    """cpu, cuda, or auto: a GPU where there is one. On a GPU the model is in bfloat16 where that GPU has it."""
     vllm: VllmConfig | None = None
     """Where the model is instead of here."""
 
@@ -70,7 +71,7 @@ class EngineProcess:
         self._name = engine_id()
         self._stop = threading.Event()
         self._engine: Serving | None = None
-        self._state = "starting"
+        self._state, self._device = "starting", DEVICE if config.vllm else config.device
         self._labels: dict[str, str] = {}
         """What people call each artifact that was asked for."""
         self._ended = dict.fromkeys(OUTCOMES, 0)
@@ -103,8 +104,7 @@ class EngineProcess:
 
     def _describe(self) -> dict[str, Any]:
         engine = self._engine
-        device = DEVICE if self._config.vllm else self._config.device
-        fields: dict[str, Any] = {"state": self._state, "device": device}
+        fields: dict[str, Any] = {"state": self._state, "device": self._device}
         if engine is None:
             return {**fields, "slots": self._config.n_slots, "length": self._config.length, "rows": [], "step": 0,
                     "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": [], "ended": self._ended}  # fmt: skip
@@ -115,6 +115,7 @@ class EngineProcess:
             "resident": [{"label": self._labels.get(r["artifact"], ""), **r} for r in engine.resident()],
             "resident_by_form": engine.resident_by_form(), "fingerprint": engine.backbone.fingerprint,
             "shared_prefixes": shot.shared_prefixes, "totals": shot.totals, "ended": self._ended,
+            "decoding": shot.decoding,
         }  # fmt: skip
 
     def _load(self) -> Serving | None:
@@ -135,11 +136,15 @@ class EngineProcess:
         import torch
 
         from ml.backbone import load_backbone, model_folder
+        from ml.devices import device_named, dtype_on
         from ml.engine.engine import Engine
 
         torch.set_num_threads(self._config.threads or os.cpu_count() or 1)
         folder = model_folder(self._config.models_dir, self._config.base)
-        backbone = load_backbone(folder, device=self._config.device, families=("decoder",))
+        self._device = device_named(self._config.device)
+        backbone = load_backbone(
+            folder, device=self._device, dtype=dtype_on(self._device), families=("decoder",)
+        )  # fmt: skip
         return Engine(
             backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
             length=self._config.length, own_bytes=self._config.own_bytes,
@@ -206,7 +211,8 @@ def config_from_settings() -> EngineConfig:
     return EngineConfig(
         base=settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
         length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
-        is_packed=settings.ENGINE_PACKED, production=artifacts_in_production,
+        is_packed=settings.ENGINE_PACKED, device=settings.ENGINE_DEVICE,
+        production=artifacts_in_production,
         artifact_folder=lambda sha: path_of(f"artifacts/{sha}"), vllm=_vllm_from_settings(),
     )  # fmt: skip
 

@@ -17,8 +17,9 @@ import torch
 
 from ml.artifact import Manifest, load_adapter, verify
 from ml.backbone import model_folder
-from ml.cli_train import device_named, load_backbone_for, read_spec
+from ml.cli_train import load_backbone_for, read_spec
 from ml.data.rows import SPLITS, Dataset, read_dataset
+from ml.devices import device_named
 from ml.errors import DataError, SpecError
 from ml.evaluate.report import measure
 from ml.limits import usable_length

@@ -21,7 +21,8 @@ import torch
 from transformers import AutoConfig
 
 from ml.backbone import model_folder
-from ml.cli_train import device_named, dtype_for, read_spec
+from ml.cli_train import dtype_for, read_spec
+from ml.devices import device_named
 from ml.errors import ColdframeError, SpecError
 from ml.families import check_supported, family_of
 from ml.plan import Plan, free_bytes, plan, verdict

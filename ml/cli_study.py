@@ -25,8 +25,9 @@ import yaml
 from numpy.typing import NDArray
 
 from ml.backbone import model_folder
-from ml.cli_train import STOPPED, device_named, stop_signals
+from ml.cli_train import STOPPED, stop_signals
 from ml.data.rows import read_dataset
+from ml.devices import device_named
 from ml.errors import SpecError
 from ml.families import family_of
 from ml.specs.measures import has_number

@@ -25,6 +25,7 @@ from ml.artifact import Manifest, verify
 from ml.backbone import Backbone, family_of, load_backbone, model_folder
 from ml.checkpoint import trainables
 from ml.data.rows import Dataset, read_dataset
+from ml.devices import device_named, dtype_on
 from ml.errors import ArtifactError, ColdframeError, SpecError
 from ml.events import Emitter
 from ml.limits import memory_advice, peak_bytes, usable_length
@@ -120,17 +121,10 @@ def read_spec(path: Path) -> TrainSpec:
     return train_spec(given)
 
 
-def device_named(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SpecError("There is no CUDA device here.", hint="Use --device cpu or auto.", field="device")
-    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
-
-
 def dtype_for(spec: TrainSpec, device: str) -> torch.dtype:
     """What the frozen model computes in: bfloat16 when asked for, or by itself on a GPU that has it."""
     if spec.precision == "auto":
-        short = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if short else torch.float32
+        return dtype_on(device)
     return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
 
 

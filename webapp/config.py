@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,6 +48,9 @@ class Config(BaseSettings):
     """Tokens a row may hold: prefix, prompt and answer together."""
     engine_own_mb: int = Field(default=4096, ge=0)
     """Memory for adapters that need a model of their own (last layers, full, DoRA): changed weights and their rows."""
+    engine_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the engine computes on: cpu in float32; cuda in bfloat16 where the GPU has it; auto, a GPU where there is
+    one."""
     engine_packed: bool = True
     """On a CPU, keep the weights a second time as its kernels read them fastest (same numbers, half of float32's bytes
     more, more than twice the speed); 0 saves that memory."""

@@ -27,6 +27,7 @@ BASE_MODEL = config.base_model
 EMBEDDING_MODEL = config.embedding_model
 ENGINE_SLOTS, ENGINE_LENGTH, ENGINE_THREADS = config.engine_slots, config.engine_length, config.engine_threads
 ENGINE_OWN_BYTES, ENGINE_PACKED = config.engine_own_mb * 1024 * 1024, config.engine_packed
+ENGINE_DEVICE = config.engine_device
 ENGINE_VLLM_URL, ENGINE_VLLM_KEY = config.engine_vllm_url, config.engine_vllm_key.strip()
 ENGINE_VLLM_LORAS, ENGINE_VLLM_PUBLIC = config.engine_vllm_loras, config.engine_vllm_public
 RUN_LEASE_S, RUN_NICE, RUN_MEMORY_BYTES = config.run_lease_s, config.run_nice, config.run_memory_mb * 1024 * 1024

@@ -187,11 +187,13 @@ class Runner:
 
     @torch.inference_mode()
     def _logits_in_steps(self, steps: Steps) -> Tensor:
-        """[V], the last of the tokens read in steps."""
+        """[V], the last of the tokens read in steps; of more than one row where there are slots, and of padding."""
+        n_rows = min(3, self.cache.n_slots)
         self.forward(0, [_PROBE[:4]], [0], wants_logits=False)
         for at in range(4, len(_PROBE)):
-            _, logits = steps.run([_PROBE[at]], [at])
-        self.cache.fill(0, 0.0)
+            _, logits = steps.run([_PROBE[at]] * n_rows, [at] * n_rows)
+        for slot in range(n_rows):
+            self.cache.fill(slot, 0.0)
         return logits[0]
 
     def _refusal(self, reason: str) -> ModelError:

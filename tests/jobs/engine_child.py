@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--base", default="tiny-llama")
     parser.add_argument("--failures", type=int, default=0)
     parser.add_argument("--vllm", default="", help="address of a vLLM server that holds the model")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     process = EngineProcess(
@@ -52,6 +53,7 @@ def main() -> int:
             base=args.base, models_dir=args.models, artifact_folder=lambda sha: args.artifacts / sha, n_slots=4,
             length=512, threads=1, redis_url=args.redis_url, messages=ListedMessages(args.failures),
             vllm=VllmConfig(url=args.vllm) if args.vllm else None,
+            device=args.device,
         )
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):

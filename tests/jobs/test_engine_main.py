@@ -280,6 +280,19 @@ def test_an_engine_waits_for_its_model_and_says_so(engines: Engines, tmp_path: P
     assert process.wait(timeout=30) == 0
 
 
+def test_an_engine_for_a_gpu_that_is_not_there_ends_and_says_what_to_do(engines: Engines, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    process = engines.start("--device", "cuda", ready=False)
+    assert process.wait(timeout=60) == 69
+    assert "There is no CUDA device here. Choose cpu or auto" in engines.logs()
+
+
+def test_an_engine_says_how_it_decodes(serving: Engines):
+    (beat,) = stream.engines()
+    assert beat["device"] == "cpu"
+    assert beat["decoding"] == {"dtype": "float32", "attention": "sdpa", "graphs": None}
+
+
 def test_an_answer_that_redis_forgot_is_said_to_be_lost(engines: Engines):
     engines.start()
     request = request_of(message_id=8)
