@@ -89,7 +89,8 @@ class Answers:
             self._engine.cancel(row_id)
 
     def drop(self, request_id: str, state: str) -> None:
-        """Another engine has the request now (`taken`), or Redis lost it (`gone`): its row stops."""
+        """Another engine has the request now (`taken`) or shall have it (`handed back`), or Redis lost it (`gone`): its
+        row stops."""
         ticket = self._tickets.get(request_id)
         if ticket is None:
             return
@@ -109,6 +110,8 @@ class Answers:
                 self._close_again(ticket, ticket.final)
                 return
             prepared = prepare(ticket, self._engine)
+            if self._tickets.get(ticket.id) is not ticket:
+                return
             self._announce(ticket, prepared)
             if ticket.is_cancelled:
                 self._finish_without_model(ticket, ticket.text, "cancelled")
@@ -168,6 +171,10 @@ class Answers:
             self._closer.finish(ticket, text=ticket.text, event=data)
         else:
             self._closer.fail(ticket, data["error"], text=ticket.text)
+
+    def waiting(self) -> list[Ticket]:
+        """Requests of which this engine has not begun the answer."""
+        return [ticket for ticket in self._tickets.all() if ticket.info.get("engine") != self._engine_id]
 
     def handle(self, events: list[Event]) -> None:
         """What the model's step has brought, in order."""

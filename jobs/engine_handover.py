@@ -45,19 +45,19 @@ def local_engine(base: str) -> str | None:
 
 def hand_over(ticket: Ticket, *, sender: str, to: str) -> None:
     """The request is `to`'s from now on, unless it was not the sender's any more. Raises UnavailableError."""
-    keys = (OWNERS, stream.REQUESTS, handed_key(to))
+    keys = (OWNERS, stream.requests_key(ticket.request.base), handed_key(to))
     note = f"{ticket.entry_id} {ticket.attempt}"
     with redis_errors("hand the request over"):
         client().eval(_HAND_OVER, len(keys), *keys, sender, to, ticket.id, ticket.entry_id, note)
 
 
-def handed(engine_id: str, n: int) -> Iterator[tuple[str, dict[str, str], int]]:
+def handed(engine_id: str, base: str, n: int) -> Iterator[tuple[str, dict[str, str], int]]:
     """Up to `n` requests that others have handed to this engine: entry, its fields, which delivery it is. A note goes
     when the caller comes back for the next, so that none is lost with Redis."""
     key = handed_key(engine_id)
     for note in client().lrange(key, 0, n - 1):
         entry_id, attempt = note.split()
-        for _, fields in client().xrange(stream.REQUESTS, entry_id, entry_id):
+        for _, fields in client().xrange(stream.requests_key(base), entry_id, entry_id):
             if client().hget(OWNERS, fields["id"]) == engine_id:
                 yield entry_id, fields, int(attempt)
         client().lpop(key)

@@ -8,15 +8,14 @@ away.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from jobs import stream
 from jobs.engine_handover import handed
+from jobs.engine_leaving import is_gone
 from jobs.engine_reader import StreamReader
 from jobs.engine_ticket import Ticket, Tickets
 from jobs.engine_writer import OWNERS, AnswerWriter, Write, final_at
@@ -30,29 +29,15 @@ _TAKE = 8
 logger = logging.getLogger(__name__)
 
 
-def is_gone(heartbeat: Mapping[str, str]) -> bool:
-    """Whether the engine of this heartbeat is dead: it faded out, or its process on this machine has ended."""
-    if not heartbeat:
-        return True
-    if json.loads(heartbeat.get("host", '""')) != socket.gethostname():
-        return False
-    try:
-        os.kill(int(json.loads(heartbeat["pid"])), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, KeyError, ValueError):
-        return False
-    return False
-
-
 class Intake(StreamReader):
     """Calls `take(ticket)` for each request, `refuse(ticket, error)` for one that must not be tried, `cancel(id)`."""
 
-    key, name = stream.REQUESTS, "requests"
+    name = "requests"
 
     def __init__(
         self,
         engine_id: str,
+        base: str,
         tickets: Tickets,
         *,
         limit: int,
@@ -61,16 +46,25 @@ class Intake(StreamReader):
         refuse: Callable[[Ticket, ColdframeError], None],
         cancel: Callable[[str], None],
     ) -> None:
-        super().__init__(engine_id)
+        self._base, self._key = base, stream.requests_key(base)
+        super().__init__(engine_id, self._key)
         self._tickets = tickets
         self._limit = limit
         self._writer = writer
         self._take, self._refuse, self._cancel = take, refuse, cancel
         self._rescue_at = 0.0
+        self._is_closed = threading.Event()
+
+    def close(self) -> None:
+        """Takes no more requests after the round under way; cancellations are still heard."""
+        self._is_closed.set()
 
     def tick(self) -> None:
         """One round: cancellations, orphans now and then, new requests (waits a moment for them)."""
         self._take_cancels()
+        if self._is_closed.is_set():
+            self._stop.wait(0.05)
+            return
         if time.monotonic() >= self._rescue_at:
             self._rescue_at = time.monotonic() + RESCUE_EVERY_S
             self.rescue()
@@ -78,14 +72,12 @@ class Intake(StreamReader):
         if room <= 0:
             self._stop.wait(0.05)
             return
-        for entry_id, fields, attempt in handed(self._engine_id, room):
+        for entry_id, fields, attempt in handed(self._engine_id, self._base, room):
             room -= 1
             self._accept(entry_id, fields, attempt=attempt)
         if room <= 0:
             return
-        found = client().xreadgroup(
-            stream.GROUP, self._engine_id, {stream.REQUESTS: ">"}, count=min(room, _TAKE), block=100
-        )
+        found = client().xreadgroup(stream.GROUP, self._engine_id, {self._key: ">"}, count=min(room, _TAKE), block=100)
         for entry_id, fields in found[0][1] if found else ():
             self._accept(entry_id, fields, attempt=1)
 
@@ -100,7 +92,7 @@ class Intake(StreamReader):
 
     def rescue(self) -> None:
         """Takes over the requests of engines that are gone."""
-        pending = client().xpending_range(stream.REQUESTS, stream.GROUP, "-", "+", 1000, idle=_RESCUE_IDLE_MS)
+        pending = client().xpending_range(self._key, stream.GROUP, "-", "+", 1000, idle=_RESCUE_IDLE_MS)
         gone: dict[str, bool] = {self._engine_id: False}
         room = self._limit - len(self._tickets)
         for entry in pending:
@@ -112,7 +104,7 @@ class Intake(StreamReader):
                 self._claim(entry["message_id"], entry["times_delivered"] + 1)
 
     def _claim(self, entry_id: str, attempt: int) -> None:
-        claimed = client().xclaim(stream.REQUESTS, stream.GROUP, self._engine_id, _RESCUE_IDLE_MS, [entry_id])
+        claimed = client().xclaim(self._key, stream.GROUP, self._engine_id, _RESCUE_IDLE_MS, [entry_id])
         for claimed_id, fields in claimed:
             if fields:
                 logger.info("taking over request %s, delivery %d", fields["id"], attempt)

@@ -1,10 +1,11 @@
 """The engine's process: one frozen model, its batch, and the threads that connect it with Redis. `manage.py engine`.
 
 Threads: the model's (the main one) · intake · answers (writes events) · messages (keeps chat answers) · services ·
-planner · pins · heartbeat · small pools for preparing requests and loading adapters. SIGTERM and SIGINT stop after the
-step under way; unfinished requests stay in the stream, and another engine goes on with them where this one stopped. A
-fault of the model's loop itself ends the process with code 70: the supervisor starts a fresh one, which takes the
-requests over.
+planner · pins · heartbeat · small pools for preparing requests and loading adapters.
+SIGTERM drains, for a deploy: no new request is taken, those not begun are handed back at once, live answers are
+finished, for `drain_s` at most. SIGINT, and a second SIGTERM, stop after the step under way. Whatever is unfinished
+then is handed back, and another engine goes on where this one stopped. A fault of the model's loop itself ends the
+process with code 70: the supervisor starts a fresh one, which takes the requests over.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import stream_redis
+from jobs import stream, stream_redis
 from jobs.engine_answers import Answers
 from jobs.engine_heartbeat import Heartbeat, engine_id
 from jobs.engine_intake import Intake
+from jobs.engine_leaving import hand_back
 from jobs.engine_messages import Closer, DjangoMessages, Messages
 from jobs.engine_pins import Pins
 from jobs.engine_services import HANDLERS, Services
@@ -33,7 +36,7 @@ from jobs.planner import Planner
 from ml.engine.serving import Serving
 from ml.errors import ModelError, SpecError, UnavailableError
 
-WAITING = "waiting for the model"
+WAITING, READY = "waiting for the model", "ready"
 _AHEAD = 16
 """Requests taken from the stream beyond the slots: enough to be prepared in time, few enough to leave others some."""
 logger = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ class EngineConfig:
     """On a CPU, weights are kept once more as its kernels read them fastest."""
     threads: int = 0
     """Torch's threads; 0 means all cores."""
+    drain_s: float = 60.0
+    """How long live answers may go on after SIGTERM."""
     redis_url: str = ""
     """Empty: settings.REDIS_URL."""
     messages: Messages | None = None
@@ -69,7 +74,8 @@ class EngineProcess:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._name = engine_id()
-        self._stop = threading.Event()
+        self._stop, self._drain = threading.Event(), threading.Event()
+        self._drain_until = 0.0
         self._engine: Serving | None = None
         self._state, self._device = "starting", DEVICE if config.vllm else config.device
         self._labels: dict[str, str] = {}
@@ -81,8 +87,19 @@ class EngineProcess:
         self._heartbeat = Heartbeat(self._name, base=config.base, describe=self._describe)
 
     def stop(self, *_: object) -> None:
-        """Any thread, or a signal."""
+        """Ends after the step under way. Any thread, or a signal."""
         self._stop.set()
+
+    def drain(self, *_: object) -> None:
+        """Ends when the live answers are done; at once when nothing is served yet, or when asked again."""
+        if self._drain.is_set() or self._state != READY:
+            self._stop.set()
+        self._drain.set()
+
+    def listen(self) -> None:
+        """To signals; in the main thread."""
+        signal.signal(signal.SIGTERM, self.drain)
+        signal.signal(signal.SIGINT, self.stop)
 
     def run(self) -> int:
         """Serves until stopped. Returns the exit code."""
@@ -157,33 +174,36 @@ class EngineProcess:
 
     def _serve(self, engine: Serving) -> None:
         tickets = Tickets()
+        base = self._config.base
         writer = AnswerWriter(
-            self._name, lambda request_id, state: answers.drop(request_id, state), ended=self._ended
+            self._name, base, lambda request_id, state: answers.drop(request_id, state), ended=self._ended
         )  # fmt: skip
         closer = Closer(tickets, writer, self._config.messages or DjangoMessages())
         answers = Answers(engine, self._name, tickets, writer, closer, labels=self._labels)
         intake = Intake(
-            self._name, tickets, limit=self._config.n_slots + _AHEAD, writer=writer, take=answers.take,
+            self._name, base, tickets, limit=self._config.n_slots + _AHEAD, writer=writer, take=answers.take,
             refuse=answers.refuse, cancel=answers.cancel,
         )  # fmt: skip
         planner, nearest = Planner(self._config.models_dir), NearestService()
         services = Services(
-            self._name, {**HANDLERS, "count_tokens": self._count_tokens},
+            self._name, base, {**HANDLERS, "count_tokens": self._count_tokens},
             later={"plan": planner.take, "nearest": nearest.take},
         )  # fmt: skip
         pins = Pins(engine, self._config.production or (lambda _: []))
         parts = (writer, closer, intake, planner, services, pins)
         for part in parts:
             part.start()
-        self._state = "ready"
-        logger.info("engine %s serves %s: %d slots of %d tokens", self._name, self._config.base,
-                    self._config.n_slots, engine.scheduler.length)  # fmt: skip
+        self._state = READY
+        logger.info("engine %s serves %s: %d slots of %d tokens", self._name, base, self._config.n_slots,
+                    engine.scheduler.length)  # fmt: skip
         try:
             while not self._stop.is_set():
+                if self._drain.is_set() and self._is_drained(answers, intake, services, tickets):
+                    break
                 engine.wait(0.2)
                 answers.handle(engine.step())
         finally:
-            self._state = "stopping"
+            self._state = stream.STOPPING
             pins.stop()
             intake.stop()
             answers.stop()
@@ -192,6 +212,21 @@ class EngineProcess:
             nearest.stop()
             closer.stop()
             writer.stop()
+        # Not after a fault, which one of these requests may have caused: then each new try is counted.
+        hand_back(self._name, base, tickets.all())
+
+    def _is_drained(self, answers: Answers, intake: Intake, services: Services, tickets: Tickets) -> bool:
+        """Between two steps, while draining. The first time, all that is not begun is given up."""
+        if self._state == READY:
+            self._state, self._drain_until = stream.DRAINING, time.monotonic() + self._config.drain_s
+            intake.close()
+            services.end()
+            waiting = answers.waiting()
+            hand_back(self._name, self._config.base, waiting)
+            for ticket in waiting:
+                answers.drop(ticket.id, "handed back")
+            logger.info("draining: %d answers are finished, for %g s at most", len(tickets), self._config.drain_s)
+        return not len(tickets) or time.monotonic() > self._drain_until
 
     def _count_tokens(self, payload: dict[str, Any]) -> dict[str, Any]:
         from ml.data.chat import prompt_ids
@@ -202,16 +237,22 @@ class EngineProcess:
         return {"tokens": n, "limit": self._engine.scheduler.length}
 
 
-def config_from_settings() -> EngineConfig:
+def config_from_settings(base: str = "") -> EngineConfig:
+    """Of the engine of `base`; "" is the first of BASE_MODELS. Raises ModelError when it is none of them."""
     from django.conf import settings
 
     from webapp.selectors.production import artifacts_in_production
     from webapp.storage import path_of
 
+    if base and base not in settings.BASE_MODELS:
+        raise ModelError(
+            f"{base!r} is not one of BASE_MODELS ({', '.join(settings.BASE_MODELS)}).",
+            hint="Add it to BASE_MODELS everywhere, since web and workers must know it too.", field="base",
+        )  # fmt: skip
     return EngineConfig(
-        base=settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
+        base=base or settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
         length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
-        is_packed=settings.ENGINE_PACKED, device=settings.ENGINE_DEVICE,
+        is_packed=settings.ENGINE_PACKED, device=settings.ENGINE_DEVICE, drain_s=settings.ENGINE_DRAIN_S,
         production=artifacts_in_production,
         artifact_folder=lambda sha: path_of(f"artifacts/{sha}"), vllm=_vllm_from_settings(),
     )  # fmt: skip
@@ -228,9 +269,8 @@ def _vllm_from_settings() -> VllmConfig | None:
     )  # fmt: skip
 
 
-def main() -> int:
-    """`manage.py engine`; Django is set up. Returns the exit code."""
-    process = EngineProcess(config_from_settings())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, process.stop)
+def main(base: str = "") -> int:
+    """`manage.py engine`; Django is set up. Returns the exit code. Raises ModelError."""
+    process = EngineProcess(config_from_settings(base))
+    process.listen()
     return process.run()

@@ -16,7 +16,6 @@ from jobs.stream import GenerateRequest
 from ml.data.chat import completion_ids, prompt_ids, text_ids
 from ml.engine.serving import Serving
 from ml.engine.types import Request, Sampling
-from ml.errors import ModelError
 
 _ADAPTER_WAIT_S = 120.0
 _SOURCES_OVERHEAD = 96
@@ -51,14 +50,8 @@ def sampling_of(request: GenerateRequest, max_tokens: int) -> Sampling:
 
 
 def prepare(ticket: Ticket, engine: Serving) -> Prepared:
-    """Raises a ColdframeError: another base model, damaged adapter, collection gone, vector store down."""
+    """Raises a ColdframeError: damaged adapter, collection gone, vector store down."""
     request, backbone = with_examples(ticket.request), engine.backbone
-    if request.base != backbone.name:
-        raise ModelError(
-            f"This engine serves {backbone.name}; the request is for {request.base}.",
-            hint=f"Start an engine with BASE_MODEL={request.base}.",
-            field="base",
-        )
     n_prefix, longest = _reserved(request, engine)
     if request.text:
         return Prepared(request=_batched(ticket, request, text_ids(backbone.tokenizer, request.text), longest, engine))

@@ -1,6 +1,7 @@
 """Small questions that need the engine's models: embed, search, count_tokens. A thread of its own beside the model's.
 
-Each question is answered by one engine; one that nobody waits for any more is dropped; an error travels back as such.
+From two streams: questions that any engine can answer, and those that name this engine's base model. Each is answered
+by one engine; one that nobody waits for any more is dropped; an error travels back as such.
 Kinds in `later` are handed on to somebody with a thread of its own (the memory plan: jobs/planner.py).
 """
 
@@ -43,21 +44,22 @@ HANDLERS: Mapping[str, Handler] = {"embed": embed, "search": search}
 
 
 class Services(StreamReader):
-    key, name = stream.SERVICES, "services"
+    name = "services"
 
     def __init__(
-        self, engine_id: str, handlers: Mapping[str, Handler] = HANDLERS, later: Mapping[str, Later] | None = None
-    ) -> None:
-        super().__init__(engine_id)
+        self, engine_id: str, base: str, handlers: Mapping[str, Handler] = HANDLERS,
+        later: Mapping[str, Later] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(engine_id, stream.SERVICES, stream.services_key(base))
         self._handlers, self._later = handlers, later or {}
 
     def tick(self, block_ms: int = 500) -> None:
         # NOACK: nobody takes a question over; whoever asked has a time limit and asks again.
         found = client().xreadgroup(
-            stream.GROUP, self._engine_id, {stream.SERVICES: ">"}, count=4, block=block_ms, noack=True
+            stream.GROUP, self._engine_id, dict.fromkeys(self._keys, ">"), count=4, block=block_ms, noack=True
         )
-        for entry_id, fields in found[0][1] if found else ():
-            client().xdel(stream.SERVICES, entry_id)
+        for key, entry_id, fields in ((key, *entry) for key, entries in found for entry in entries):
+            client().xdel(key, entry_id)
             if int(fields["ends_ms"]) < time.time() * 1000:
                 continue
             kind, payload, send = fields["kind"], json.loads(fields["d"]), partial(_send, fields["id"])

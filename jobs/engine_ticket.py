@@ -75,6 +75,10 @@ class Tickets:
         with self._lock:
             self._by_id.pop(request_id, None)
 
+    def all(self) -> list[Ticket]:
+        with self._lock:
+            return list(self._by_id.values())
+
     def ids(self) -> list[str]:
         with self._lock:
             return list(self._by_id)

@@ -104,9 +104,10 @@ class AnswerWriter:
     """`put` from any thread. `lost(id, state)` is called for a request that is not this engine's any more: `taken` by
     another engine, or `gone` with Redis' memory."""
 
-    def __init__(self, engine_id: str, lost: Callable[[str, str], None], *, ended: dict[str, int]) -> None:
+    def __init__(self, engine_id: str, base: str, lost: Callable[[str, str], None], *, ended: dict[str, int]) -> None:
         """`ended` is counted up: requests that this engine ends, by outcome."""
         self._engine_id = engine_id
+        self._requests = stream.requests_key(base)
         self._lost = lost
         self._ended = ended
         self._queue: SimpleQueue[Write] = SimpleQueue()
@@ -156,7 +157,7 @@ class AnswerWriter:
         for write in self._batch:
             data = json.dumps(write.data or {}, ensure_ascii=False)
             arguments += [write.id, write.at, write.event, data, write.acknowledge, write.outcome]
-        keys = (OWNERS, stream.REQUESTS, stream.LOAD, stream.ENDED)
+        keys = (OWNERS, self._requests, stream.LOAD, stream.ENDED)
         states = client().eval(_WRITE, len(keys), *keys, *arguments)
         for write, state in zip(self._batch, states, strict=True):
             if state == "ok" and write.outcome:

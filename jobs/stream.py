@@ -15,29 +15,44 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
+from jobs.stream_queue import LOAD as LOAD
+from jobs.stream_queue import QUEUE_LIMIT as QUEUE_LIMIT
+from jobs.stream_queue import TEAM_QUEUE_LIMIT as TEAM_QUEUE_LIMIT
+from jobs.stream_queue import asubmit as asubmit
+from jobs.stream_queue import requests_key as requests_key
+from jobs.stream_queue import submit as submit
 from jobs.stream_redis import async_client, client, redis_errors
 from jobs.stream_redis import end_tasks as end_tasks
 from jobs.stream_request import GenerateRequest as GenerateRequest
 from jobs.stream_request import new_id as new_id
-from ml.errors import BusyError, ColdframeError, NotFoundError, UnavailableError
+from ml.errors import ColdframeError, NotFoundError, UnavailableError
 
-REQUESTS = "cf:requests"
 SERVICES = "cf:services"
+"""Stream of questions that any engine can answer."""
 GROUP = "engines"
+"""Consumer group of every stream that engines read."""
 SETUP = "cf:setup"
 """Hash, written by jobs/starter.py: state, text, done, total."""
-LOAD, ENDED = "cf:load", "cf:ended"
-"""Hashes: unfinished requests by team; those that have ended, by done, cancelled and failed."""
+ENDED = "cf:ended"
+"""Hash: requests that have ended, by done, cancelled and failed."""
 ENGINES = "cf:engines"
 """Sorted set: engine ids by the time of their last heartbeat."""
 HEARTBEAT_TTL_S = 15
 SAMPLE_S, N_SAMPLES = 5, 120
 KEEP_ANSWER_S = 3600
-QUEUE_LIMIT = 1000
-TEAM_QUEUE_LIMIT = 400
+SERVICES_LIMIT = 1000
+"""Questions kept; older ones are dropped, whoever asked has given up by then."""
 FINAL_EVENTS = ("done", "error")
+DRAINING, STOPPING = "draining", "stopping"
+ENDING = (DRAINING, STOPPING)
+"""States of an engine that takes no more requests."""
 Event = tuple[str, dict[str, Any]]
 """Event id (give it back as `after`) and `{"event": name, ...}`."""
+
+
+def services_key(base: str) -> str:
+    """Stream of the questions that only engines of this base model can answer."""
+    return f"{SERVICES}:{base}"
 
 
 def answer_key(request_id: str) -> str:
@@ -61,72 +76,16 @@ def past_key(engine_id: str) -> str:
     return f"cf:engine:{engine_id}:past"
 
 
-_SUBMIT = """
-local queued, team_limit, now = redis.call('XLEN', KEYS[1]), tonumber(ARGV[2]), ARGV[3]
-local fresh, teams = {}, {}
-for i = 4, #ARGV, 4 do
-  if redis.call('EXISTS', 'cf:answer:' .. ARGV[i]) == 0 then
-    fresh[#fresh + 1] = i
-    local team = ARGV[i + 1]
-    teams[team] = (teams[team] or tonumber(redis.call('HGET', KEYS[2], team) or '0')) + 1
-    if teams[team] > team_limit then return {'team', teams[team] - 1} end
-  end
-end
-if queued + #fresh > tonumber(ARGV[1]) then return {'all', queued} end
-for _, i in ipairs(fresh) do
-  local answer, ends = 'cf:answer:' .. ARGV[i], tonumber(ARGV[i + 3])
-  redis.call('XADD', answer, '0-1', 'e', 'queued', 'd', '{"ends_ms":' .. ARGV[i + 3] .. '}')
-  redis.call('PEXPIRE', answer, ends - tonumber(now) + 3600000)
-  redis.call('XADD', KEYS[1], '*', 'id', ARGV[i], 'team', ARGV[i + 1], 'ends_ms', ARGV[i + 3], 'd', ARGV[i + 2])
-  redis.call('HINCRBY', KEYS[2], ARGV[i + 1], 1)
-end
-return {'ok', tonumber(redis.call('HGET', KEYS[2], ARGV[5]) or '0')}
-"""
-
-
-def _submit_arguments(requests: Sequence[GenerateRequest], limit: int, team_limit: int) -> list[str]:
-    now = int(time.time() * 1000)
-    arguments = [str(limit), str(team_limit), str(now)]
-    for request in requests:
-        ends = now + int(request.deadline_s * 1000)
-        arguments += [request.id, str(request.team_id), request.as_json(), str(ends)]
-    return arguments
-
-
-def _check_queued(reply: Sequence[Any]) -> int:
-    state, count = reply
-    if state == "ok":
-        return int(count)
-    whose = "Your team has" if state == "team" else "All engines together have"
-    raise BusyError(f"{whose} {count} unfinished requests, the most there may be.", hint="Try again in some seconds.")
-
-
-def submit(requests: Sequence[GenerateRequest], *, limit: int = QUEUE_LIMIT, team_limit: int = TEAM_QUEUE_LIMIT) -> int:
-    """Queues all or none; returns how many unfinished requests the first one's team has then. Raises BusyError (queue
-    full) or UnavailableError (redis down)."""
-    with redis_errors("submit the request"):
-        reply = client().eval(_SUBMIT, 2, REQUESTS, LOAD, *_submit_arguments(requests, limit, team_limit))
-    return _check_queued(reply)
-
-
-async def asubmit(
-    requests: Sequence[GenerateRequest], *, limit: int = QUEUE_LIMIT, team_limit: int = TEAM_QUEUE_LIMIT
-) -> int:
-    with redis_errors("submit the request"):
-        arguments = _submit_arguments(requests, limit, team_limit)
-        reply = await async_client().eval(_SUBMIT, 2, REQUESTS, LOAD, *arguments)
-    return _check_queued(reply)
-
-
 def parse_event(fields_: Mapping[str, str]) -> dict[str, Any]:
     return {"event": fields_["e"], **json.loads(fields_["d"])}
 
 
-def _ends_ms(request_id: str, first: Sequence[Any]) -> float:
+def _asked(request_id: str, first: Sequence[Any]) -> tuple[float, str]:
+    """The answer's deadline and the base model asked for, out of its first event."""
     if not first:
         raise NotFoundError(f"There is no answer {request_id}.", hint="Answers are kept for an hour after their end.")
-    ends: float = json.loads(first[0][1]["d"]).get("ends_ms", math.inf)
-    return ends
+    said = json.loads(first[0][1]["d"])
+    return float(said.get("ends_ms", math.inf)), str(said.get("base", ""))
 
 
 def _hopeless(request_id: str, ends_ms: float, n_known: int) -> UnavailableError | None:
@@ -138,19 +97,25 @@ def _hopeless(request_id: str, ends_ms: float, n_known: int) -> UnavailableError
     return UnavailableError(f"Answer {request_id} was not finished in time.", hint="Look whether an engine is running.")
 
 
-def _waiting(n_engines: int) -> dict[str, Any]:
-    return {"event": "waiting", "engines": n_engines}
+def _waiting(base: str, beats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"event": "waiting", "engines": len(serving(base, beats))}
+
+
+def serving(base: str, beats: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of these heartbeats, those of engines that take (or will take) requests for the base model."""
+    return [beat for beat in beats if beat.get("base") == base and beat.get("state") not in ENDING]
 
 
 async def events(request_id: str, after: str = "0", *, block_s: float = 5) -> AsyncIterator[Event]:
     """Events of an answer after event id `after`, up to and with `done` or `error`; re-joinable at any time.
 
     While nothing happens for `block_s`, yields `(last id, {"event": "waiting", "engines": n})`: n = 0 means that no
-    engine is alive. Raises NotFoundError (unknown or expired), UnavailableError (redis down, deadline passed).
+    engine serves the base model. Raises NotFoundError (unknown or expired),
+    UnavailableError (redis down, deadline passed).
     """
     key = answer_key(request_id)
     with redis_errors("read the answer"):
-        ends_ms = _ends_ms(request_id, await async_client().xrange(key, count=1))
+        ends_ms, base = _asked(request_id, await async_client().xrange(key, count=1))
     while True:
         with redis_errors("read the answer"):
             found = await async_client().xread({key: after}, count=500, block=int(block_s * 1000))
@@ -164,14 +129,14 @@ async def events(request_id: str, after: str = "0", *, block_s: float = 5) -> As
                 n_known = await async_client().exists(key)
             if error := _hopeless(request_id, ends_ms, n_known):
                 raise error
-            yield after, _waiting(len(await aengines()))
+            yield after, _waiting(base, await aengines())
 
 
 def iter_events(request_id: str, after: str = "0", *, block_s: float = 5) -> Iterator[Event]:
     """As `events`, for sync code."""
     key = answer_key(request_id)
     with redis_errors("read the answer"):
-        ends_ms = _ends_ms(request_id, client().xrange(key, count=1))
+        ends_ms, base = _asked(request_id, client().xrange(key, count=1))
     while True:
         with redis_errors("read the answer"):
             found = client().xread({key: after}, count=500, block=int(block_s * 1000))
@@ -185,7 +150,7 @@ def iter_events(request_id: str, after: str = "0", *, block_s: float = 5) -> Ite
                 n_known = client().exists(key)
             if error := _hopeless(request_id, ends_ms, n_known):
                 raise error
-            yield after, _waiting(len(engines()))
+            yield after, _waiting(base, engines())
 
 
 def cancel(request_id: str) -> None:
@@ -213,10 +178,12 @@ def error_from(given: Mapping[str, Any]) -> ColdframeError:
     return error
 
 
-def _call(kind: str, payload: Mapping[str, Any], timeout_s: float) -> tuple[str, dict[Any, Any]]:
-    call_id = new_id()
+def _call(kind: str, payload: Mapping[str, Any], timeout_s: float) -> tuple[str, str, dict[Any, Any]]:
+    """The call's id, the stream it goes to and what is sent."""
+    call_id, base = new_id(), payload.get("base")
     ends = int((time.time() + timeout_s) * 1000)
-    return call_id, {"id": call_id, "kind": kind, "d": json.dumps(payload), "ends_ms": str(ends)}
+    fields_: dict[Any, Any] = {"id": call_id, "kind": kind, "d": json.dumps(payload), "ends_ms": str(ends)}
+    return call_id, services_key(base) if base else SERVICES, fields_
 
 
 def _result(kind: str, reply: Sequence[Any] | None, timeout_s: float) -> dict[str, Any]:
@@ -231,11 +198,12 @@ def _result(kind: str, reply: Sequence[Any] | None, timeout_s: float) -> dict[st
 
 
 def call_service(kind: str, payload: Mapping[str, Any], timeout_s: float = 30) -> dict[str, Any]:
-    """Asks any engine: `embed {texts}`, `search {team_id, collection_id, query, k, threshold}`, `count_tokens`,
-    `plan {spec, labels, remedies}`, `nearest {team_id, dataset_version_id, query, k}`."""
-    call_id, fields_ = _call(kind, payload, timeout_s)
+    """Asks any engine: `embed {texts}`, `search {team_id, collection_id, query, k, threshold}`,
+    `plan {spec, labels, remedies}`, `nearest {team_id, dataset_version_id, query, k}`; or, since the payload names a
+    base model, one that serves it: `count_tokens {base, messages}`."""
+    call_id, key, fields_ = _call(kind, payload, timeout_s)
     with redis_errors(f"ask for {kind}"):
-        client().xadd(SERVICES, fields_, maxlen=10_000)
+        client().xadd(key, fields_, maxlen=SERVICES_LIMIT)
         deadline, reply = time.monotonic() + timeout_s, None
         while reply is None and (left := deadline - time.monotonic()) > 0:
             reply = client().blpop([reply_key(call_id)], timeout=min(5, max(left, 0.05)))
@@ -243,9 +211,9 @@ def call_service(kind: str, payload: Mapping[str, Any], timeout_s: float = 30) -
 
 
 async def acall_service(kind: str, payload: Mapping[str, Any], timeout_s: float = 30) -> dict[str, Any]:
-    call_id, fields_ = _call(kind, payload, timeout_s)
+    call_id, key, fields_ = _call(kind, payload, timeout_s)
     with redis_errors(f"ask for {kind}"):
-        await async_client().xadd(SERVICES, fields_, maxlen=10_000)
+        await async_client().xadd(key, fields_, maxlen=SERVICES_LIMIT)
         deadline, reply = time.monotonic() + timeout_s, None
         while reply is None and (left := deadline - time.monotonic()) > 0:
             reply = await async_client().blpop([reply_key(call_id)], timeout=min(5, max(left, 0.05)))

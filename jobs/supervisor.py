@@ -2,7 +2,7 @@
 
 Guarantees: a part starts once the parts it needs are ready; one that dies is started again after 1, 2, 4 … 30 s, and
 after 1 s again once it has run for a minute; a task (`once`) which fails ends everything; `stop` ends the parts in
-stages, SIGTERM then SIGKILL, within about ten seconds, descendants included; nothing survives the supervisor, whatever
+stages, asked then SIGKILL, within about ten seconds, descendants included; nothing survives the supervisor, whatever
 ends it (see jobs/guardian.py). Every line a part writes goes to the log sink under its name.
 Knows nothing of Coldframe: jobs/up_parts.py says which parts there are.
 """
@@ -53,6 +53,8 @@ class Part:
     """Of a task: everything stops when it fails."""
     stage: int = 0
     """Parts stop in order of stage, 0 first; those of one stage at the same time."""
+    stop_signal: int = signal.SIGTERM
+    """What asks it to end."""
     stdin: str = ""
     pass_fds: tuple[int, ...] = ()
 
@@ -68,13 +70,13 @@ def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def leash(parent: int) -> Callable[[], None]:
-    """For `preexec_fn`: the kernel ends the child when the thread that started it ends."""
+def leash(parent: int, number: int = signal.SIGTERM) -> Callable[[], None]:
+    """For `preexec_fn`: the kernel sends the child this signal when the thread that started it ends."""
     libc = _libc()
 
     def set_death_signal() -> None:
         if libc is not None:
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            libc.prctl(PR_SET_PDEATHSIG, number)
             if os.getppid() != parent:
                 os._exit(0)
 
@@ -180,7 +182,7 @@ class Supervisor:
             limit=2**20,
             pass_fds=part.pass_fds,
             start_new_session=True,
-            preexec_fn=leash(os.getpid()),
+            preexec_fn=leash(os.getpid(), part.stop_signal),
         )
         self.running[part.name] = process
         self.n_starts[part.name] += 1
@@ -221,9 +223,9 @@ class Supervisor:
             }
             processes = list(running.values())
             family = await asyncio.to_thread(process_tree, [process.pid for process in processes])
-            for process in processes:
+            for part, process in running.items():
                 with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
+                    process.send_signal(part.stop_signal)
             pumps = [asyncio.create_task(self._pump(part, process)) for part, process in running.items()]
             waits = [asyncio.create_task(_exited(process)) for process in processes]
             if waits:

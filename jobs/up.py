@@ -45,6 +45,8 @@ def plan_from_settings() -> Plan:
         redis_url=config.redis_url,
         chroma_url=config.chroma_url,
         demo=settings.DEMO,
+        bases=settings.BASE_MODELS,
+        engine_threads=settings.ENGINE_THREADS,
     )
 
 

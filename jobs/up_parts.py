@@ -1,13 +1,15 @@
 """The table of parts that `make up` keeps: what each runs, what it needs first, when it is ready, when it stops.
 
 Parts whose URL is given are left out: they run elsewhere. Everything binds loopback, the web server too unless HOST
-says otherwise. The engine has all cores; trainers run niced beside it (jobs/supervise.py).
+says otherwise. There is one engine a base model; the engines share all cores, and trainers run niced beside them
+(jobs/supervise.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,6 +36,10 @@ class Plan:
     redis_url: str = ""
     chroma_url: str = ""
     demo: bool = True
+    bases: tuple[str, ...] = ("",)
+    """Base models to serve, one engine each; "" is the first of BASE_MODELS."""
+    engine_threads: int = 0
+    """Of each engine; 0 divides the cores among them."""
 
     @property
     def asked_at(self) -> str:
@@ -157,9 +163,23 @@ def thread_env(n: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(n), "MKL_NUM_THREADS": str(n), "OPENBLAS_NUM_THREADS": str(n)}
 
 
+def engine_parts(plan: Plan, env: Mapping[str, str], after: tuple[str, ...]) -> list[Part]:
+    """Loading a model takes longest and needs no database: it begins at once. Told to stop, an engine does not drain,
+    since nothing is left to wait for its answers; they go on at the next start."""
+    n_threads = plan.engine_threads or max(1, (os.cpu_count() or 1) // len(plan.bases))
+    env = {**env, **thread_env(n_threads), "ENGINE_THREADS": str(n_threads)}
+    manage = (sys.executable, str(ROOT / "manage.py"))
+    return [
+        Part(
+            name=f"engine-{base}" if place else "engine", command=(*manage, "engine", "--base", base), env=env,
+            cwd=ROOT, after=after, stop_signal=signal.SIGINT,
+        )
+        for place, base in enumerate(plan.bases)
+    ]  # fmt: skip
+
+
 def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> list[Part]:
     """Coldframe's own processes; `services` are the embedded parts they need."""
-    n_cores = os.cpu_count() or 1
     manage = (sys.executable, str(ROOT / "manage.py"))
     celery = (
         sys.executable, "-m", "celery", "--quiet", "-A", "jobs.celery", "worker", "--concurrency", "1",
@@ -179,8 +199,7 @@ def own_parts(plan: Plan, env: Mapping[str, str], services: tuple[str, ...]) -> 
     return [
         Part(name="prepare", command=(*manage, "prepare"), env=light, cwd=ROOT, once=True, after=redis),
         Part(name="web", command=web, env=light, cwd=ROOT, after=needs, ready=answers(f"{plan.address}/healthz")),
-        # Loading the model takes longest and needs no database: it begins at once.
-        Part(name="engine", command=(*manage, "engine"), env={**env, **thread_env(n_cores)}, cwd=ROOT, after=redis),
+        *engine_parts(plan, env, redis),
         Part(
             name="models", command=(sys.executable, "-m", "jobs.starter", "--into", str(plan.var / "models")),
             env=env, cwd=ROOT, once=True, essential=False, after=("web",),

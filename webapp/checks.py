@@ -61,14 +61,14 @@ def check_folders(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
 
 @register(Tags.files)
 def check_models(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    wanted = {"BASE_MODEL": settings.BASE_MODEL, "EMBEDDING_MODEL": settings.EMBEDDING_MODEL}
+    wanted = [*(("BASE_MODELS", name) for name in settings.BASE_MODELS), ("EMBEDDING_MODEL", settings.EMBEDDING_MODEL)]
     return [
         Warning(
-            f"{setting} is {name}, and there is no such model in {settings.MODELS_DIR}.",
+            f"{setting} names {name}, and there is no such model in {settings.MODELS_DIR}.",
             hint="Run: make models (or make up, which fetches it); for another model, put its folder there.",
             id="coldframe.W005",
         )
-        for setting, name in wanted.items()
+        for setting, name in wanted
         if not (Path(settings.MODELS_DIR) / name / "config.json").is_file()
     ]
 

@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -40,8 +40,10 @@ class Config(BaseSettings):
     redis_url: str = ""
     chroma_url: str = ""
     storage_url: str = ""
-    base_model: str = "smollm2-135m-instruct"
-    """Folder in <var>/models that the engine serves as `base`."""
+    base_models: str = Field(
+        default="smollm2-135m-instruct", validation_alias=AliasChoices("BASE_MODELS", "BASE_MODEL")
+    )
+    """Comma-separated folders in <var>/models that engines serve; the first is what `base` and prompts mean."""
     embedding_model: str = "minilm-l6"
     engine_slots: int = Field(default=32, ge=1, le=1024)
     engine_length: int = Field(default=2048, ge=64, le=1_048_576)
@@ -55,7 +57,9 @@ class Config(BaseSettings):
     """On a CPU, keep the weights a second time as its kernels read them fastest (same numbers, half of float32's bytes
     more, more than twice the speed); 0 saves that memory."""
     engine_threads: int = Field(default=0, ge=0)
-    """Torch threads of the engine; 0 means all cores."""
+    """Torch threads of an engine; 0 means all cores, which `make up` divides among the engines that it starts."""
+    engine_drain_s: float = Field(default=60, ge=0)
+    """How long an engine that got SIGTERM goes on with the answers it has begun; the rest goes to other engines."""
     engine_vllm_url: str = ""
     """A vLLM server that holds the base model instead of the engine, as http://10.0.0.5:8000 (docs/scaling.md)."""
     engine_vllm_key: str = ""
@@ -77,6 +81,18 @@ class Config(BaseSettings):
     max_upload_mb: int = Field(default=200, ge=1)
     demo: bool = True
     """Seed the demo team and show its login on the sign-in page when the app is bound to this machine only."""
+
+    @field_validator("base_models")
+    @classmethod
+    def _check_bases(cls, text: str) -> str:
+        names = bases_of(text)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"BASE_MODELS must name models, each once, separated by commas; got {text!r}.")
+        return text
+
+
+def bases_of(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def secret_key_of(config: Config) -> str:

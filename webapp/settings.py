@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dj_database_url
 
-from webapp.config import BASE_DIR, Config, embedded_urls, metrics_token_of, secret_key_of
+from webapp.config import BASE_DIR, Config, bases_of, embedded_urls, metrics_token_of, secret_key_of
 
 config = Config()
 VAR_DIR = config.coldframe_var.resolve()
@@ -23,13 +23,15 @@ IS_LOOPBACK = HOST in ("127.0.0.1", "localhost", "::1")
 REDIS_URL = config.redis_url or embedded_urls(config)["redis_url"]
 CHROMA_URL = config.chroma_url or embedded_urls(config)["chroma_url"]
 STORAGE_URL = config.storage_url
-BASE_MODEL = config.base_model
+BASE_MODELS = bases_of(config.base_models)
+BASE_MODEL = BASE_MODELS[0]
 EMBEDDING_MODEL = config.embedding_model
 ENGINE_SLOTS, ENGINE_LENGTH, ENGINE_THREADS = config.engine_slots, config.engine_length, config.engine_threads
 ENGINE_OWN_BYTES, ENGINE_PACKED = config.engine_own_mb * 1024 * 1024, config.engine_packed
 ENGINE_DEVICE = config.engine_device
 ENGINE_VLLM_URL, ENGINE_VLLM_KEY = config.engine_vllm_url, config.engine_vllm_key.strip()
 ENGINE_VLLM_LORAS, ENGINE_VLLM_PUBLIC = config.engine_vllm_loras, config.engine_vllm_public
+ENGINE_DRAIN_S = config.engine_drain_s
 RUN_LEASE_S, RUN_NICE, RUN_MEMORY_BYTES = config.run_lease_s, config.run_nice, config.run_memory_mb * 1024 * 1024
 METRICS_TOKEN, HF_TOKEN = metrics_token_of(config), config.hf_token
 MAX_UPLOAD_BYTES = config.max_upload_mb * 1024 * 1024

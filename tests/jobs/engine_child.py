@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ def main() -> int:
     parser.add_argument("models", type=Path)
     parser.add_argument("artifacts", type=Path)
     parser.add_argument("--base", default="tiny-llama")
+    parser.add_argument("--drain", type=float, default=60)
     parser.add_argument("--failures", type=int, default=0)
     parser.add_argument("--vllm", default="", help="address of a vLLM server that holds the model")
     parser.add_argument("--device", default="cpu")
@@ -51,13 +51,12 @@ def main() -> int:
     process = EngineProcess(
         EngineConfig(
             base=args.base, models_dir=args.models, artifact_folder=lambda sha: args.artifacts / sha, n_slots=4,
-            length=512, threads=1, redis_url=args.redis_url, messages=ListedMessages(args.failures),
+            length=512, threads=1, drain_s=args.drain, redis_url=args.redis_url, messages=ListedMessages(args.failures),
             vllm=VllmConfig(url=args.vllm) if args.vllm else None,
             device=args.device,
         )
     )  # fmt: skip
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, process.stop)
+    process.listen()
     return process.run()
 
 

@@ -108,7 +108,7 @@ def test_being_killed_and_told_to_stop_costs_no_answer(engines: Engines, tmp_pat
     assert ask(whole, Heard()) == 0
     assert [text_of(row) for row in lines_of(folder)] == [text_of(row) for row in lines_of(whole)]
     assert [row["custom_id"] for row in lines_of(folder)] == [f"c{place}" for place in range(80)]
-    wait_for(lambda: not stream_redis.client().xlen(stream.REQUESTS), engines)
+    wait_for(lambda: not stream_redis.client().xlen(stream.requests_key("tiny-llama")), engines)
 
 
 def test_an_engine_that_dies_costs_no_answer(engines: Engines, tmp_path: Path):  # noqa: F811

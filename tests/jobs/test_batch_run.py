@@ -30,7 +30,7 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture(autouse=True)
 def on_this_engine(engines: Engines, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     settings.VAR_DIR, settings.RUNS_DIR, settings.STORAGE_DIR = tmp_path, tmp_path / "runs", tmp_path / "storage"
-    settings.REDIS_URL, settings.BASE_MODEL = engines.url, "tiny-llama"
+    settings.REDIS_URL, settings.BASE_MODEL, settings.BASE_MODELS = engines.url, "tiny-llama", ("tiny-llama",)
     monkeypatch.setattr(supervising, "FLUSH_S", 0.05)
 
 

@@ -11,10 +11,11 @@ from jobs.engine_reader import StreamReader
 
 
 class Reader(StreamReader):
-    key, name = "cf:test", "test"
+    name = "test"
 
     def __init__(self, failures: list[Exception]) -> None:
-        super().__init__("engine-1")
+        super().__init__("engine-1", "cf:test")
+        self._has_begun = True
         self.failures = failures
         self.read = threading.Event()
 
@@ -45,7 +46,7 @@ def test_a_refusal_by_redis_is_waited_out(failure: Exception) -> None:
 
 def test_a_group_that_is_gone_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    monkeypatch.setattr(Reader, "_make_group", lambda self: made.append(self.key))
+    monkeypatch.setattr(Reader, "_make_groups", lambda self: made.extend(self._keys))
     reader = Reader([redis.ResponseError("NOGROUP No such key 'cf:test' or consumer group 'engines'")])
     reader.start()
     assert reader.read.wait(10)

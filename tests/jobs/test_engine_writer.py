@@ -19,7 +19,7 @@ def taken() -> tuple[str, str]:
     request = stream.GenerateRequest(team_id=1, base="x", messages=[{"role": "user", "content": "?"}])
     stream.submit([request])
     client().hset(OWNERS, request.id, "e")
-    return request.id, client().xrange(stream.REQUESTS)[-1][0]
+    return request.id, client().xrange(stream.requests_key("x"))[-1][0]
 
 
 def end_of(request: tuple[str, str], event: str = "done", **data: Any) -> Write:
@@ -29,7 +29,7 @@ def end_of(request: tuple[str, str], event: str = "done", **data: Any) -> Write:
 def written(*writes: Write, engine: str = "e") -> dict[str, int]:
     """What the engine has counted when all is written."""
     ended = dict.fromkeys(OUTCOMES, 0)
-    writer = AnswerWriter(engine, lambda *_: None, ended=ended)
+    writer = AnswerWriter(engine, "x", lambda *_: None, ended=ended)
     writer.put(*writes)
     writer.start()
     writer.stop(20)

@@ -100,7 +100,7 @@ def test_labels_are_scored_and_every_row_comes_out_in_its_order(tmp_path: Path):
     assert summary["versions"]["base_fingerprint"]
     assert heard.of("finished")[0]["metrics"] == summary["metrics"]
     assert heard.of("progress")[-1]["done"] == heard.of("progress")[-1]["total"] == 6
-    assert not stream_redis.client().xlen(stream.REQUESTS)
+    assert not stream_redis.client().xlen(stream.requests_key("tiny-llama"))
 
 
 def test_texts_are_written_and_the_expected_one_is_scored_beside_them(tmp_path: Path):
@@ -170,7 +170,7 @@ def test_a_row_that_does_not_fit_counts_as_wrong_and_says_why(tmp_path: Path):
 def test_what_is_wrong_with_the_subject_ends_the_evaluation_at_once(engines: Engines, tmp_path: Path):
     with pytest.raises(ModelError, match="This engine serves tiny-llama"):
         evaluate(requests_file(tmp_path / "w", base="another"), Heard())
-    wait_for(lambda: not stream_redis.client().xlen(stream.REQUESTS), engines)
+    wait_for(lambda: not stream_redis.client().xlen(stream.requests_key("tiny-llama")), engines)
 
 
 def test_the_process_says_what_was_wrong_and_exits_with_the_code_for_it(engines: Engines, tmp_path: Path):

@@ -55,7 +55,7 @@ def test_a_group_is_queued_whole_and_known_ids_only_once(redis_child: RedisChild
     group = [request_of(group="g"), request_of(group="g")]
     assert stream.submit(group) == 2
     stream.submit(group)
-    entries = stream_redis.client().xrange(stream.REQUESTS)
+    entries = stream_redis.client().xrange(stream.requests_key("tiny"))
     assert [entry[1]["id"] for entry in entries] == [r.id for r in group]
 
 
@@ -65,7 +65,7 @@ def test_a_full_queue_refuses_the_whole_group_and_leaves_nothing(redis_child: Re
     with pytest.raises(BusyError) as caught:
         stream.submit(late, limit=2)
     assert caught.value.status == 429
-    assert stream_redis.client().xlen(stream.REQUESTS) == 1
+    assert stream_redis.client().xlen(stream.requests_key("tiny")) == 1
     with pytest.raises(NotFoundError):
         next(stream.iter_events(late[0].id))
 

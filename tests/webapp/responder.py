@@ -16,7 +16,7 @@ from typing import Any
 from jobs import stream, stream_redis
 from ml.errors import ColdframeError
 
-NAME = "scripted-1"
+NAME, BASE = "scripted-1", "smollm2-135m-instruct"
 WORDS = "You asked: {question} A tree on the line belongs to both owners [1]. The fence [9] does not."
 SOURCES = [
     {"n": 1, "document_id": 0, "document_version_id": None, "chunk_id": 0, "title": "boundary-tree-opinion.pdf",
@@ -37,7 +37,7 @@ class Responder:
 
     def beat(self, rows: Sequence[dict[str, Any]] = (), **fields: Any) -> None:
         """A sign of life, good for 15 seconds."""
-        told = {"id": NAME, "base": "tiny", "state": "ready", "step": self.step, "step_ms": 33.0, "slots": 8,
+        told = {"id": NAME, "base": BASE, "state": "ready", "step": self.step, "step_ms": 33.0, "slots": 8,
                 "length": 2048, "rows": list(rows), **fields}  # fmt: skip
         client = stream_redis.client()
         client.hset(stream.engine_key(NAME), mapping={key: json.dumps(value) for key, value in told.items()})
@@ -47,11 +47,13 @@ class Responder:
     def take(self) -> list[stream.GenerateRequest]:
         """What waits in the queue, taken out of it."""
         client = stream_redis.client()
-        entries = client.xrange(stream.REQUESTS)
-        for entry_id, fields in entries:
-            client.xdel(stream.REQUESTS, entry_id)
-            client.hincrby(stream.LOAD, fields["team"], -1)
-        return [stream.GenerateRequest.from_json(fields["d"]) for _, fields in entries]
+        found = []
+        for key in client.scan_iter(stream.requests_key("*")):
+            for entry_id, fields in client.xrange(key):
+                client.xdel(key, entry_id)
+                client.hincrby(stream.LOAD, fields["team"], -1)
+                found.append((entry_id, stream.GenerateRequest.from_json(fields["d"])))
+        return [request for _, request in sorted(found, key=lambda entry: entry[0])]
 
     def _event(self, request: stream.GenerateRequest, name: str, **data: Any) -> None:
         stream_redis.client().xadd(stream.answer_key(request.id), {"e": name, "d": json.dumps(data)})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 
@@ -154,9 +155,12 @@ def test_several_engines_stand_in_an_order_that_stays(
     assert page.index("tiny on cpu") < page.index("tiny on cuda:0") and "takes no new requests" in page
 
 
+QUESTION = [{"role": "user", "content": "?"}]
+
+
 def test_with_no_engine_it_says_what_to_do(client_of: SignIn, viewer: Any, redis_url: str) -> None:
     for _ in range(2):
-        stream.submit([stream.GenerateRequest(team_id=1, base="x", messages=[{"role": "user", "content": "?"}])])
+        stream.submit([stream.GenerateRequest(team_id=1, base=settings.BASE_MODEL, messages=QUESTION)])
     page = page_for(client_of(viewer))
     assert "not running" in page and "make up" in page and "2 requests wait for an engine" in page
 

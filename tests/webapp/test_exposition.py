@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
@@ -62,8 +63,9 @@ def beat(name: str = "host-7-abc", **changes: Any) -> None:
 
 
 def submit(n: int) -> None:
+    messages = [{"role": "user", "content": "?"}]
     for _ in range(n):
-        stream.submit([stream.GenerateRequest(team_id=1, base="x", messages=[{"role": "user", "content": "?"}])])
+        stream.submit([stream.GenerateRequest(team_id=1, base=settings.BASE_MODEL, messages=messages)])
 
 
 # Who may read it
@@ -185,8 +187,8 @@ def test_an_engine_that_still_loads_is_there_but_not_up(redis_url: str) -> None:
 def test_the_queue_tells_what_waits_and_for_how_long(redis_url: str) -> None:
     submit(3)
     client = stream_redis.client()
-    client.xgroup_create(stream.REQUESTS, stream.GROUP, id="0")
-    client.xreadgroup(stream.GROUP, "e", {stream.REQUESTS: ">"}, count=2)
+    client.xgroup_create(stream.requests_key(settings.BASE_MODEL), stream.GROUP, id="0")
+    client.xreadgroup(stream.GROUP, "e", {stream.requests_key(settings.BASE_MODEL): ">"}, count=2)
     found = figures()
     assert found['coldframe_queue_requests{place="waiting"}'] == 1
     assert found['coldframe_queue_requests{place="taken"}'] == 2
@@ -195,11 +197,11 @@ def test_the_queue_tells_what_waits_and_for_how_long(redis_url: str) -> None:
 
 def test_the_age_is_that_of_the_oldest_that_no_engine_has_taken(redis_url: str) -> None:
     long_ago = int(time.time() * 1000) - 90_000
-    stream_redis.client().xadd(stream.REQUESTS, {"id": "x"}, id=f"{long_ago}-0")
+    stream_redis.client().xadd(stream.requests_key(settings.BASE_MODEL), {"id": "x"}, id=f"{long_ago}-0")
     submit(1)
     assert 90 <= figures()["coldframe_queue_oldest_seconds"] < 150
-    stream_redis.client().xgroup_create(stream.REQUESTS, stream.GROUP, id="0")
-    stream_redis.client().xreadgroup(stream.GROUP, "e", {stream.REQUESTS: ">"}, count=1)
+    stream_redis.client().xgroup_create(stream.requests_key(settings.BASE_MODEL), stream.GROUP, id="0")
+    stream_redis.client().xreadgroup(stream.GROUP, "e", {stream.requests_key(settings.BASE_MODEL): ">"}, count=1)
     assert figures()["coldframe_queue_oldest_seconds"] < 60
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.test import Client
 
 from jobs import stream
@@ -14,6 +15,10 @@ from webapp.selectors import health
 
 pytestmark = pytest.mark.django_db
 ALL_UP = {"state": "ready", "text": "works"}
+
+
+def beat_of(state: str, base: str = "") -> dict[str, Any]:
+    return {"id": "e1", "state": state, "base": base or settings.BASE_MODEL}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +42,7 @@ def everything_up(redis_url: str, models: Path, monkeypatch: pytest.MonkeyPatch)
     for key in health.ALIVE.values():
         stream.client().set(key, "1")
     monkeypatch.setattr(health, "_vector_store", lambda: ALL_UP)
-    monkeypatch.setattr(stream, "engines", lambda: [{"id": "e1", "state": "ready"}])
+    monkeypatch.setattr(stream, "engines", lambda: [beat_of("ready")])
 
 
 def parts_of(client: Client) -> dict[str, Any]:
@@ -79,13 +84,21 @@ def test_with_redis_down_it_still_answers_and_hides_the_address(client: Client) 
 
 
 def test_an_engine_that_still_loads_is_starting(client: Client, everything_up: None, monkeypatch: Any) -> None:
-    monkeypatch.setattr(stream, "engines", lambda: [{"id": "e1", "state": "loading"}])
+    monkeypatch.setattr(stream, "engines", lambda: [beat_of("loading")])
     assert parts_of(client)["engine"] == {"state": "starting", "text": "loading"}
 
 
 def test_one_engine_that_serves_is_enough(everything_up: None) -> None:
-    part = health.engine_part([{"state": "loading"}, {"state": "ready"}])
+    part = health.engine_part([beat_of("loading"), beat_of("ready")])
     assert part == {"state": "ready", "text": "1 running", "count": 1}
+
+
+def test_every_base_model_needs_an_engine_of_its_own(settings: Any) -> None:
+    settings.BASE_MODELS = ("one", "two")
+    assert health.engine_part([beat_of("ready", "one")]) == {"state": "down", "text": "no engine of two is running"}
+    loading = [beat_of("ready", "one"), beat_of("draining", "two"), beat_of("loading", "two")]
+    assert health.engine_part(loading) == {"state": "starting", "text": "draining of two"}
+    assert health.engine_part([beat_of("ready", "one"), beat_of("ready", "two")])["count"] == 2
 
 
 def test_models_being_fetched_show_how_far_they_are(client: Client, redis_url: str, settings: Any) -> None:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from ml.errors import NotFoundError, SpecError
 from ml.specs import why_not_served
-from webapp.models import Adapter, AdapterVersion, Alias, DatasetVersion, Prompt, PromptAlias, PromptVersion, Team
+from webapp.models import (
+    Adapter,
+    AdapterVersion,
+    Alias,
+    BaseModel,
+    DatasetVersion,
+    Prompt,
+    PromptAlias,
+    PromptVersion,
+    Team,
+)
 from webapp.selectors.targets import choices, names_of_team, resolve
 from webapp.services.asking import Sampling, request_for
 from webapp.services.teams import token_create
@@ -19,7 +30,8 @@ WHY_NOT = why_not_served("lora_delta", "encoder")
 def adapter_of(team: Team, name: str, *numbers: int, **fields: Any) -> Adapter:
     adapter, _ = Adapter.objects.get_or_create(team=team, name=name)
     for number in numbers:
-        given = {"method": "lora", "form": "lora_delta", "base_name": "tiny", "base_fingerprint": "f" * 64, **fields}
+        given = {"method": "lora", "form": "lora_delta", "base_name": settings.BASE_MODEL,
+                 "base_fingerprint": "f" * 64, **fields}  # fmt: skip
         AdapterVersion.objects.create(
             team=team, adapter=adapter, number=number, artifact=f"{name}{number}".ljust(64, "0"), **given
         )
@@ -35,6 +47,37 @@ def test_base_is_the_plain_model(team, settings):
     target = resolve(team=team, name="base")
     assert (target.artifact, target.form, target.base) == (None, "plain", settings.BASE_MODEL)
     assert resolve(team=team, name=settings.BASE_MODEL).is_base
+
+
+def test_each_base_model_that_is_served_is_a_plain_model_by_its_name(team, settings):
+    settings.BASE_MODELS = (settings.BASE_MODEL, "larger")
+    target = resolve(team=team, name="larger")
+    assert target.is_base and (target.name, target.base, target.label) == ("larger", "larger", "plain larger")
+    assert names_of_team(team) == ["base", "larger"]
+    assert [(choice.name, choice.is_base) for choice in choices(team)] == [("base", True), ("larger", True)]
+
+
+def test_an_adapter_is_asked_of_the_engines_of_its_own_base_model(team, settings):
+    settings.BASE_MODELS = (settings.BASE_MODEL, "larger")
+    adapter_of(team, "triage", 1, base_name="larger")
+    messages = [{"role": "user", "content": "q"}]
+    target = resolve(team=team, name="triage")
+    assert request_for(target=target, team_id=team.pk, sampling=Sampling(), messages=messages).base == "larger"
+
+
+def test_an_adapter_on_a_base_model_that_nobody_serves_is_refused_with_what_to_do(team):
+    adapter_of(team, "triage", 1, base_name="retired")
+    target = resolve(team=team, name="triage")
+    with pytest.raises(SpecError, match=r"retired is served by no engine.*BASE_MODELS"):
+        request_for(target=target, team_id=team.pk, sampling=Sampling(), messages=[{"role": "user", "content": "q"}])
+    assert names_of_team(team) == ["base"]
+
+
+def test_a_base_model_that_nobody_serves_is_named_with_what_to_do(team, settings):
+    BaseModel.objects.create(name="asleep", family="decoder")
+    with pytest.raises(NotFoundError, match="asleep is a base model that no engine serves") as caught:
+        resolve(team=team, name="asleep")
+    assert settings.BASE_MODEL in caught.value.hint and "BASE_MODELS" in caught.value.hint
 
 
 def test_a_bare_name_is_the_newest_version_until_production_is_set(team):

@@ -33,7 +33,7 @@ def store(settings: Any, tmp_path: Path) -> Path:
     from tests.ml.conftest import tiny_tokenizer
 
     settings.STORAGE_DIR, settings.RUNS_DIR, settings.MODELS_DIR = (tmp_path / n for n in ("storage", "runs", "models"))
-    settings.BASE_MODEL = "tiny"
+    settings.BASE_MODEL, settings.BASE_MODELS = "tiny", ("tiny",)
     settings.RUNS_DIR.mkdir()
     tiny_tokenizer().save_pretrained(settings.MODELS_DIR / "tiny")
     return tmp_path

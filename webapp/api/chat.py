@@ -21,11 +21,14 @@ from webapp.live import Guard
 router = Router(tags=["chat"])
 
 
-async def need_engine() -> None:
-    """Raises UnavailableError at once rather than letting a client wait for an engine that is not there."""
-    if not await stream.aengines():
+async def need_engine(base: str = "") -> None:
+    """Raises UnavailableError at once rather than letting a client wait for an engine that is not there. `base`: the
+    base model that it must serve; "" is any."""
+    engines = await stream.aengines()
+    if not (stream.serving(base, engines) if base else engines):
         raise UnavailableError(
-            "The engine is not running.", hint="Try again in some seconds.", code="engine_starting"
+            f"No engine of {base} is running." if base else "The engine is not running.",
+            hint="Try again in some seconds.", code="engine_starting",
         )  # fmt: skip
 
 
@@ -48,7 +51,7 @@ async def _answered(request: HttpRequest, prepared: Prepared, *, is_stream: bool
         requests=prepared.requests, reply=prepared.reply, request_id=request_id_of(request),
         guard=Guard(request, level="viewer"),
     )  # fmt: skip
-    await need_engine()
+    await need_engine(prepared.requests[0].base)
     await asked.submit()
     if is_stream:
         return await _streamed(asked)

@@ -9,15 +9,15 @@ from django.http import HttpRequest
 from ninja import Router
 
 from webapp.models import AdapterVersion, PromptVersion, Team
-from webapp.selectors.targets import Entry, entries_of_team, resolve, why_prompt_unserved, why_unserved
+from webapp.selectors.targets import Entry, base_called, entries_of_team, resolve, why_prompt_unserved, why_unserved
 
 router = Router(tags=["models"])
 
 
-def _about(version: AdapterVersion | PromptVersion | None) -> dict[str, Any]:
+def _about(version: AdapterVersion | PromptVersion | None, resolved: str) -> dict[str, Any]:
     """What OpenAI has no field for: how the name answers, how large it is, what it measured on test rows."""
     if version is None:
-        return {"kind": "base", "method": "", "form": "plain", "base": settings.BASE_MODEL, "served": True}
+        return {"kind": "base", "method": "", "form": "plain", "base": base_called(resolved), "served": True}
     why = why_unserved(version) if isinstance(version, AdapterVersion) else why_prompt_unserved(version)
     told = {"version": version.number, "served": not why, "why_not": why or None,
             "test": (version.metrics or {}).get("test")}  # fmt: skip
@@ -36,7 +36,7 @@ def _model(team: Team, entry: Entry) -> dict[str, Any]:
     created = int(entry.made.timestamp()) if entry.made else 0
     return {
         "id": entry.name, "object": "model", "created": created, "owned_by": team.slug,
-        "coldframe": {"resolved": entry.resolved, **_about(entry.version)},
+        "coldframe": {"resolved": entry.resolved, **_about(entry.version, entry.resolved)},
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
+from django.conf import settings
 from django.urls import reverse
 
 from jobs import stream
@@ -52,17 +53,25 @@ def engines() -> list[Beat]:
 
 
 def queue() -> dict[str, Any]:
-    """Requests that no engine has taken, those taken and not answered, and how long the oldest waits. Raises
-    UnavailableError."""
+    """Requests that no engine has taken, those taken and not answered, and how long the oldest waits; of all base
+    models together. Raises UnavailableError."""
     with stream.redis_errors("look into the queue"):
-        client = stream.client()
-        n_requests = client.xlen(stream.REQUESTS)
-        groups = client.xinfo_groups(stream.REQUESTS) if n_requests else []
-        group = next((found for found in groups if found["name"] == stream.GROUP), {})
-        oldest = client.xrange(stream.REQUESTS, min=f"({group.get('last-delivered-id', '0-0')}", count=1)
+        found = [_queue_of(stream.requests_key(base)) for base in settings.BASE_MODELS]
+    return {
+        "n_waiting": sum(n_waiting for n_waiting, _, _ in found), "n_taken": sum(n_taken for _, n_taken, _ in found),
+        "oldest_s": max(age_s for _, _, age_s in found),
+    }  # fmt: skip
+
+
+def _queue_of(key: str) -> tuple[int, int, float]:
+    client = stream.client()
+    n_requests = client.xlen(key)
+    groups = client.xinfo_groups(key) if n_requests else []
+    group = next((found for found in groups if found["name"] == stream.GROUP), {})
+    oldest = client.xrange(key, min=f"({group.get('last-delivered-id', '0-0')}", count=1)
     n_taken = group.get("pending", 0)
     age_s = max(0.0, time.time() - int(oldest[0][0].partition("-")[0]) / 1000) if oldest else 0.0
-    return {"n_waiting": max(0, n_requests - n_taken), "n_taken": n_taken, "oldest_s": age_s}
+    return max(0, n_requests - n_taken), n_taken, age_s
 
 
 def overview(*, team: Team) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Subject:
     @property
     def name(self) -> str:
         return " + ".join(part for part in (str(self.adapter or ""), f"{PROMPT}{self.prompt}" if self.prompt else "")
-                          if part) or "base"  # fmt: skip
+                          if part) or self.target.name  # fmt: skip
 
     @property
     def is_scored(self) -> bool:
@@ -63,7 +63,7 @@ def subject_of(
             target = replace(target, artifact=own.artifact, base=own.base, form=own.form,
                              unserved=own.unserved or target.unserved)  # fmt: skip
     else:
-        target = replace(target_of_adapter(adapter) if adapter else target_base(), frame=Frame())
+        target = replace(target_of_adapter(adapter) if adapter else target_base(base), frame=Frame())
     if base:
         target = replace(target, base=base)
     return Subject(target=target, adapter=adapter, prompt=prompt, collection=collection)
@@ -85,6 +85,7 @@ def subject_named(*, team: Team, model: str, prompt: str = "", collection: str =
     subject = subject_of(
         adapter=first.version if isinstance(first.version, AdapterVersion) else None,
         prompt=prompt_version if isinstance(prompt_version, PromptVersion) else None, collection=found,
+        base=first.base if first.is_base else "",
     )  # fmt: skip
     if subject.target.unserved:
         raise unserved_error(subject.name, subject.target.unserved)

@@ -114,18 +114,23 @@ def _beating(is_alive: bool) -> Part:
 
 
 def engine_part(engines: list[dict[str, Any]]) -> Part:
-    """One engine that serves is enough; while none does, what the first one is busy with."""
-    if not engines:
-        return {"state": "down", "text": "no engine is running"}
-    serving = [engine for engine in engines if engine.get("state", "ready") == "ready"]
-    if not serving:
-        return {"state": "starting", "text": str(engines[0].get("state"))}
-    return {"state": "ready", "text": f"{len(serving)} running", "count": len(serving)}
+    """One engine that serves is enough, of each base model; while one has none, what its first one is busy with."""
+    n_ready = 0
+    for base in settings.BASE_MODELS:
+        of_base = [engine for engine in engines if engine.get("base") == base]
+        is_ready = [engine for engine in of_base if engine.get("state") == "ready"]
+        n_ready += len(is_ready)
+        whose = f" of {base}" if len(settings.BASE_MODELS) > 1 else ""
+        if not of_base:
+            return {"state": "down", "text": f"no engine{whose} is running"}
+        if not is_ready:
+            return {"state": "starting", "text": f"{of_base[0].get('state')}{whose}"}
+    return {"state": "ready", "text": f"{n_ready} running", "count": n_ready}
 
 
 def models_part(setup: dict[str, str], engine: Part) -> Part:
     """The models' folder may be on another machine: an engine that serves proves that they are there as well."""
-    names = (settings.BASE_MODEL, settings.EMBEDDING_MODEL)
+    names = (*settings.BASE_MODELS, settings.EMBEDDING_MODEL)
     if engine["state"] == "ready" or all((settings.MODELS_DIR / name / "config.json").is_file() for name in names):
         return {"state": "ready", "text": ", ".join(names)}
     progress = {key: int(setup[key]) for key in ("done", "total") if setup.get(key, "").isdigit()}

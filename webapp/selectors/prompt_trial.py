@@ -81,7 +81,7 @@ def _count(messages: Messages) -> dict[str, Any]:
 def cost_of(folded: Messages, bare: Messages) -> dict[str, Any]:
     """Tokens of a request, how many of them are examples, and what is left; counted by an engine, else guessed."""
     try:
-        if stream.engines():
+        if stream.serving(settings.BASE_MODEL, stream.engines()):
             whole, rest = _count(folded), _count(bare)
             n, limit = int(whole["tokens"]), int(whole["limit"])
             return {"n": n, "examples": n - int(rest["tokens"]), "room": limit - n, "is_counted": True}

@@ -1,6 +1,7 @@
 """The one resolver of names that answer questions: the plain model, adapters, hard prompts.
 
-    base                     the plain frozen model
+    base                     the plain frozen model, the first of BASE_MODELS
+    qwen3-0.6b               the plain frozen model of this name, one of BASE_MODELS
     triage                   an adapter: its `production`, else its newest version
     triage@production        the version an alias points at now
     triage@3                 exactly this version
@@ -23,7 +24,7 @@ from django.conf import settings
 
 from ml.errors import NotFoundError, SpecError
 from ml.specs import why_not_served
-from webapp.models import Adapter, AdapterVersion, Prompt, PromptVersion, Team
+from webapp.models import Adapter, AdapterVersion, BaseModel, Prompt, PromptVersion, Team
 from webapp.selectors.framing import Frame, frame_of_adapter, frame_of_prompt
 
 BASE = "base"
@@ -55,7 +56,7 @@ class Target:
 
     @property
     def is_base(self) -> bool:
-        return self.name == BASE
+        return self.artifact is None and not self.method
 
     def fold(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         """`messages` (ending in the user's) as this target is to see them."""
@@ -66,13 +67,38 @@ def _latest(versions: Any) -> Any:
     return versions.order_by("-number").first()
 
 
-def target_base(asked: str = BASE) -> Target:
-    return Target(name=BASE, asked=asked, label="plain model", base=settings.BASE_MODEL)
+def base_names() -> list[str]:
+    """Names of the plain models: `base` for the first that is served, the others by their own."""
+    return [BASE, *settings.BASE_MODELS[1:]]
+
+
+def base_called(name: str) -> str:
+    """The base model behind one of `base_names`."""
+    return settings.BASE_MODEL if name == BASE else name
+
+
+def target_base(base: str = "", asked: str = "") -> Target:
+    """The plain model `base`; "" is the first that is served."""
+    base = base or settings.BASE_MODEL
+    is_first = base == settings.BASE_MODEL
+    name = BASE if is_first else base
+    return Target(
+        name=name, asked=asked or name, label="plain model" if is_first else f"plain {base}", base=base,
+        unserved=why_base_unserved(base),
+    )  # fmt: skip
+
+
+def why_base_unserved(base: str) -> str:
+    """Why no engine answers on this base model; "" when one does, or will when it is back."""
+    if base in settings.BASE_MODELS:
+        return ""
+    return f"its base model {base} is served by no engine. An operator can add it to BASE_MODELS."
 
 
 def why_unserved(version: AdapterVersion) -> str:
-    """Why the engine cannot answer with this version; "" when it can."""
-    return why_not_served(version.form, str(version.manifest.get("family") or "decoder"))
+    """Why no engine answers with this version; "" when one does."""
+    family = str(version.manifest.get("family") or "decoder")
+    return why_not_served(version.form, family) or why_base_unserved(version.base_name)
 
 
 def unserved_error(name: str, reason: str) -> SpecError:
@@ -176,7 +202,7 @@ def _entries_of_prompt(prompt: Prompt) -> list[Entry]:
 
 def entries_of_team(team: Team) -> list[Entry]:
     """Every name that can be asked, for `/v1/models` and for suggestions: bare names, aliases, numbers."""
-    found = [Entry(name=BASE, resolved=BASE)]
+    found = [Entry(name=name, resolved=name) for name in base_names()]
     adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
     for adapter in adapters[:MAX_NAMES]:
         found += _entries_of(adapter)
@@ -190,6 +216,11 @@ def names_of_team(team: Team) -> list[str]:
 
 
 def _unknown(team: Team, asked: str) -> NotFoundError:
+    if BaseModel.objects.filter(name=asked).exists():
+        return NotFoundError(
+            f"{asked} is a base model that no engine serves.", field="model", code="model_not_found",
+            hint=f"Served are {', '.join(settings.BASE_MODELS)}. An operator can add it to BASE_MODELS.",
+        )  # fmt: skip
     names = names_of_team(team)
     close = difflib.get_close_matches(asked, names, n=3, cutoff=0.5)
     if not close and (bare := asked.partition("@")[0]) != asked:
@@ -204,8 +235,8 @@ def _unknown(team: Team, asked: str) -> NotFoundError:
 def resolve(*, team: Team, name: str) -> Target:
     """The target behind a name of this team. Raises NotFoundError with the nearest names."""
     asked = name.strip() if isinstance(name, str) else ""
-    if asked in (BASE, settings.BASE_MODEL):
-        return target_base(asked)
+    if asked in (BASE, *settings.BASE_MODELS):
+        return target_base(base_called(asked), asked)
     bare, at, which = asked.removeprefix(PROMPT).partition("@")
     is_well_formed = bool(bare) and bool(which) == bool(at) and "\x00" not in asked and len(asked) <= 200
     if is_well_formed and asked.startswith(PROMPT):
@@ -232,10 +263,14 @@ class Choice:
     unserved: str = ""
     """Why it cannot be picked."""
 
+    @property
+    def is_base(self) -> bool:
+        return self.name in base_names()
+
 
 def choices(team: Team) -> list[Choice]:
-    """What the picker offers: the plain model, every adapter by its best name and versions, every prompt."""
-    found = [Choice(name=BASE, method="", note=f"{settings.BASE_MODEL}, frozen")]
+    """What the picker offers: the plain models, every adapter by its best name and versions, every prompt."""
+    found = [Choice(name=name, method="", note=f"{base_called(name)}, frozen") for name in base_names()]
     adapters = Adapter.objects.for_team(team).filter(is_retired=False).prefetch_related("versions", "aliases__version")
     for adapter in adapters[:MAX_NAMES]:
         named = [(str(alias), alias.version, f"now version {alias.version.number}") for alias in adapter.aliases.all()]
