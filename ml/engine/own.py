@@ -104,11 +104,12 @@ class OwnModels:
         living = {name: [row for row in rows if row.state != "over"] for name, rows in self._waiting.items()}
         self._waiting = {name: rows for name, rows in living.items() if rows}
         self._collect()
-        self._load_next()
+        # Before another makes room for itself: a model without rows is one that may leave.
         for name in [name for name in self._waiting if name in self._models and name != self._leaving]:
             self._models.move_to_end(name)
             for row in self._waiting.pop(name):
                 self._models[name].batch.take(row)
+        self._load_next()
         for batch in self.batches:
             batch.scheduler.stage(_is_ready)
             batch.admit()
@@ -144,7 +145,6 @@ class OwnModels:
             future = self._executor.submit(self._load, adapter)
             future.add_done_callback(lambda _: self._wake())
             self._loading, self._leaving = (wanted, future), ""
-            self._collect()
 
     def _make_room(self, n_bytes: int) -> bool:
         while sum(model.n_bytes for model in self._models.values()) + n_bytes > self._budget_bytes:

@@ -14,6 +14,7 @@ from ml.engine.own import own_tensors, sharing
 from ml.engine.types import Done, Started, Token
 from ml.errors import ArtifactError
 from tests.ml.engine.conftest import OWN, InlineExecutor, request_of, run
+from tests.ml.engine.scenarios import LateExecutor
 from tests.ml.engine.test_schedules import ROOM_FOR_ONE
 
 
@@ -124,6 +125,17 @@ def test_a_model_that_is_always_asked_makes_room_for_one_that_waits(zoo, make_en
     assert "waits" in ends
     outcome = run(engine)
     assert not engine.own.n_waiting and not any(isinstance(event, ArtifactError) for event in outcome.events)
+
+
+def test_two_that_wait_for_the_same_room_are_both_served(zoo, make_engine, ids):
+    """A model that was loaded in the executor had no rows yet when the other asked for room, and left again at once:
+    each pushed the other out for ever."""
+    executor = LateExecutor()
+    engine = make_engine(own_bytes=ROOM_FOR_ONE, executor=executor)
+    kinds = ["full", "last_k", "output_layers"]
+    outcome = run(engine, [request_of(zoo, kind, ids) for kind in kinds], after_step=executor.release)
+    for kind in kinds:
+        assert outcome.ids(kind) == zoo.greedy(kind, ids, 6, engine.stop_ids)
 
 
 def test_one_that_can_never_fit_is_refused_with_the_sizes(zoo, make_engine, ids):
