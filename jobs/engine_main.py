@@ -22,6 +22,7 @@ from typing import Any
 
 from jobs import stream, stream_redis
 from jobs.engine_answers import Answers
+from jobs.engine_budget import check_fits, needs_of
 from jobs.engine_heartbeat import Heartbeat, engine_id
 from jobs.engine_intake import Intake
 from jobs.engine_leaving import hand_back
@@ -34,7 +35,7 @@ from jobs.engine_writer import OUTCOMES, AnswerWriter
 from jobs.nearest import NearestService
 from jobs.planner import Planner
 from ml.engine.serving import Serving
-from ml.errors import ModelError, SpecError, UnavailableError
+from ml.errors import ModelError, OutOfMemoryError, SpecError, UnavailableError
 
 WAITING, READY = "waiting for the model", "ready"
 _AHEAD = 16
@@ -76,6 +77,7 @@ class EngineProcess:
         self._name = engine_id()
         self._stop, self._drain = threading.Event(), threading.Event()
         self._drain_until = 0.0
+        self._needs_bytes = 0
         self._engine: Serving | None = None
         self._state, self._device = "starting", DEVICE if config.vllm else config.device
         self._labels: dict[str, str] = {}
@@ -109,7 +111,7 @@ class EngineProcess:
             if self._engine is not None:
                 self._serve(self._engine)
             return 0
-        except (ModelError, SpecError) as error:
+        except (ModelError, OutOfMemoryError, SpecError) as error:
             logger.error("%s %s", error.message, error.hint)
             return 69
         except Exception:
@@ -121,7 +123,7 @@ class EngineProcess:
 
     def _describe(self) -> dict[str, Any]:
         engine = self._engine
-        fields: dict[str, Any] = {"state": self._state, "device": self._device}
+        fields: dict[str, Any] = {"state": self._state, "device": self._device, "needs_bytes": self._needs_bytes}
         if engine is None:
             return {**fields, "slots": self._config.n_slots, "length": self._config.length, "rows": [], "step": 0,
                     "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": [], "ended": self._ended}  # fmt: skip
@@ -159,6 +161,7 @@ class EngineProcess:
         torch.set_num_threads(self._config.threads or os.cpu_count() or 1)
         folder = model_folder(self._config.models_dir, self._config.base)
         self._device = device_named(self._config.device)
+        self._check_memory(folder)
         backbone = load_backbone(
             folder, device=self._device, dtype=dtype_on(self._device), families=("decoder",)
         )  # fmt: skip
@@ -167,6 +170,17 @@ class EngineProcess:
             length=self._config.length, own_bytes=self._config.own_bytes,
             is_packed=self._config.is_packed,
         )  # fmt: skip
+
+    def _check_memory(self, folder: Path) -> None:
+        """Raises OutOfMemoryError."""
+        from ml.devices import dtype_on
+        from ml.plan.verdicts import free_bytes
+
+        n_slots, length = self._config.n_slots, self._config.length
+        needs = needs_of(folder, n_slots=n_slots, length=length, n_bytes=dtype_on(self._device).itemsize)
+        free = free_bytes(self._device)
+        check_fits(self._config.base, needs, free=free, n_slots=n_slots, length=length)
+        self._needs_bytes = needs.total
 
     def _wait_for_server(self, state: str) -> bool:
         self._state = state

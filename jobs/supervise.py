@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,13 +27,15 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
+from jobs import stream
 from jobs.child import Child, child_env
 from jobs.commands import extra_env, prepare, workdir_of
 from jobs.devices import Device, free_device
+from jobs.engine_budget import run_limit
 from jobs.notes import Notes
 from jobs.queue import QUEUE_OF
 from jobs.verdict import Ending, conclude
-from ml.errors import ColdframeError
+from ml.errors import ColdframeError, UnavailableError
 from webapp.models import Run
 from webapp.services.run_leases import Claim, run_beat, run_claim, run_fail, run_record, run_started
 
@@ -222,12 +224,20 @@ class Watch:
         if now - self._weighed < WEIGH_S:
             return False
         self._weighed = now
-        return self.child.memory_bytes() > (settings.RUN_MEMORY_BYTES or 0.9 * psutil.virtual_memory().total)
+        return self.child.memory_bytes() > (settings.RUN_MEMORY_BYTES or _memory_limit())
 
     def _ask(self, reason: str) -> None:
         self.reason, self._asked_at = reason, time.monotonic()
         logger.info("run %s: asking the child to stop (%s)", self.claim.run_id, reason)
         self.child.signal(signal.SIGTERM)
+
+
+def _memory_limit() -> int:
+    """Bytes that a run may hold beside the engines of this machine; beside none while Redis is away."""
+    beats: list[dict[str, Any]] = []
+    with suppress(UnavailableError):
+        beats = stream.engines()
+    return run_limit(psutil.virtual_memory().total, beats)
 
 
 def insist(action: Callable[[], T], *, for_s: float = 600.0) -> T:

@@ -73,7 +73,7 @@ class Config(BaseSettings):
     run_nice: int = Field(default=10, ge=0, le=19)
     """How far the processes of runs stand back behind chat on the CPU (as in nice)."""
     run_memory_mb: int = Field(default=0, ge=0)
-    """Memory a run's process may hold; 0 means nine tenths of the machine's."""
+    """Memory a run's process may hold; 0 means nine tenths of the machine's, less what engines there need."""
     metrics_token: str = Field(default="", pattern=r"^(\S{16,})?$")
     """What Prometheus sends to read /metrics, 16 characters or more; made once into <var>/metrics_token when empty."""
     hf_token: str = ""

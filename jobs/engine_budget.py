@@ -1,0 +1,75 @@
+"""Whether an engine fits: what its model and slots need beside what is free, and what it leaves to runs.
+
+Guarantees: an engine that would not fit is refused before anything of it is loaded, with the sizes and what to lower; a
+machine's engines say in their heartbeats what they need, so that a run is not given the same memory, though slots on a
+CPU fill only as they are used. Adapters, prefixes and models of their own are not counted: they are loaded later, under
+limits of their own, and what does not fit then is refused or evicted.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml.errors import OutOfMemoryError
+
+LEAST_SHARE = 0.25
+"""Of the machine's memory: what a run may hold however much engines need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Bytes."""
+
+    weights: int
+    slots: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.slots
+
+
+def needs_of(folder: Path, *, n_slots: int, length: int, n_bytes: int = 4) -> Needs:
+    """Of a decoder in the models folder, from its configuration and the heads of its weight files alone; `n_bytes` of
+    each number."""
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    from ml.engine.cache import heads_of, usable_length
+    from ml.loading import weights_of
+
+    n_numbers = 0
+    for path in weights_of(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                n_numbers += math.prod(file.get_slice(name).get_shape())
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    n_layers, n_kv_heads, width = heads_of(config)
+    a_token = 2 * n_layers * n_kv_heads * width * n_bytes
+    return Needs(weights=n_numbers * n_bytes, slots=n_slots * usable_length(config, length) * a_token)
+
+
+def check_fits(base: str, needs: Needs, *, free: int, n_slots: int, length: int) -> None:
+    """Raises OutOfMemoryError when model and slots together are larger than what is free."""
+    if needs.total <= free:
+        return
+    raise OutOfMemoryError(
+        f"An engine of {base} needs {_gb(needs.total)}: {_gb(needs.weights)} for its weights, {_gb(needs.slots)} for "
+        f"{n_slots} slots of {length} tokens. {_gb(free)} are free.",
+        hint="Lower ENGINE_SLOTS or ENGINE_LENGTH, serve a smaller base model, or end what else is in the memory.",
+    )  # fmt: skip
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"
+
+
+def run_limit(total: int, beats: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes that a run's process may hold on this machine of `total`: nine tenths, less what its engines need."""
+    here = [beat for beat in beats if beat.get("host") == socket.gethostname() and beat.get("device", "cpu") == "cpu"]
+    reserved = sum(int(beat.get("needs_bytes") or 0) for beat in here)
+    return int(max(0.9 * total - reserved, LEAST_SHARE * total))
