@@ -196,8 +196,8 @@ def test_an_answer_goes_on_when_redis_was_away_and_when_the_engine_is_stopped(
     wait_for(nothing_is_left_behind, engines)
     stream.submit([last])
     wait_for(lambda: n_tokens(last) > 20, engines)
-    first.send_signal(signal.SIGTERM)
-    assert first.wait(timeout=30) == 0
+    first.send_signal(signal.SIGINT)
+    assert first.wait(timeout=120) == 0
     assert stream.engines() == []
     engines.start()
     assert ids_of(answer_of(last)) == wanted
