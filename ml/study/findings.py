@@ -34,7 +34,7 @@ def digest(board: Mapping[str, Any]) -> list[dict[str, str]]:
     facts = Facts(board, {})
     found: list[tuple[str, str]] = []
     if facts.take:
-        found.append(("Take", name(facts.take)))
+        found.append(("Take", name(facts.take) if facts.take["value"] else "none yet"))
     if small := smallest(facts):
         found.append(("Smallest file", f"{name(small)}, {words.size(small['artifact_bytes'])}"))
     if fast := fastest(facts):
@@ -59,6 +59,10 @@ def _take(facts: Facts) -> list[Finding]:
     group = [entry for entry in facts.entries if entry["group"] == 1]
     if len(group) == 1:
         return [finding("take", "certain", f"Take {name(best)}.", _why_ahead(facts, best))]
+    if not facts.take["value"]:
+        even = "the best of them" if len(group) > 2 else "the better of them"
+        text = f"{facts.does(best, with_interval=True)} on {facts.n_rows}; even {even} cannot be told from none right."
+        return [finding("take", "open", "Take none of them yet.", text)]
     return [finding("take", "tied", f"Take {name(facts.take)}.", _why_cheapest(facts, best, facts.take, group))]
 
 

@@ -73,6 +73,15 @@ def test_a_tie_says_so_and_takes_the_cheapest(tmp_path: Path) -> None:
     assert "80 % power" in found["power"]["text"] and "there were 40" in found["power"]["text"]
 
 
+def test_where_the_cheapest_gets_nothing_right_and_is_tied_none_is_recommended(tmp_path: Path) -> None:
+    ability = {"plain": 0.0, "lora": 0.02}
+    found = fake_study(tmp_path, techniques=("plain", "lora"), ability=ability, wobble=0, n_rows=50, reports=False)
+    take = kinds(found)["take"]
+    assert (take["title"], take["sure"]) == ("Take none of them yet.", "open")
+    assert "cannot be told from none right" in take["text"]
+    assert {"term": "Take", "text": "none yet"} in digest(found)
+
+
 def test_a_small_prompt_that_every_request_reads_again_is_not_cheaper_than_an_adapter(tmp_path: Path) -> None:
     even = {"few_shot": 0.9, "lora": 0.9}
     found = study(tmp_path, techniques=list(even), ability=even, n_rows=40, wobble=0)
