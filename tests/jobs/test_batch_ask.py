@@ -79,13 +79,13 @@ def test_answers_come_in_openais_lines_and_in_the_requests_order(tmp_path: Path)
 
 def test_a_request_that_fails_ends_nothing_but_itself(tmp_path: Path):
     folder = folder_of(
-        tmp_path / "w", item(0), item(1, base="another"), item(2, text="very " * 600, messages=[], kind="text"),
+        tmp_path / "w", item(0), item(1, artifact="0" * 64), item(2, text="very " * 600, messages=[], kind="text"),
         item(3, schema='{"not": {}}'), item(4),
     )  # fmt: skip
     assert ask(folder, Heard()) == 0
     assert [row["custom_id"] for row in lines_of(folder)] == ["c0", "c4"]
     codes = [row["response"]["body"]["error"]["code"] for row in lines_of(folder, "errors")]
-    assert codes == ["invalid_model", "context_length_exceeded", "invalid_request"]
+    assert codes == ["invalid_artifact", "context_length_exceeded", "invalid_request"]
 
 
 def test_being_killed_and_told_to_stop_costs_no_answer(engines: Engines, tmp_path: Path):  # noqa: F811

@@ -17,7 +17,7 @@ import pytest
 from jobs import stream, stream_redis
 from jobs.evaluate import STOPPED, evaluate, read_kept
 from jobs.evaluate_row import Item, Outcome, read_answer
-from ml.errors import ContextTooLongError, ModelError
+from ml.errors import ArtifactError, ContextTooLongError
 from tests.jobs.redis_fixture import RedisChild
 from tests.jobs.test_engine_main import Engines, models, wait_for  # noqa: F401
 
@@ -168,16 +168,16 @@ def test_a_row_that_does_not_fit_counts_as_wrong_and_says_why(tmp_path: Path):
 
 
 def test_what_is_wrong_with_the_subject_ends_the_evaluation_at_once(engines: Engines, tmp_path: Path):
-    with pytest.raises(ModelError, match="This engine serves tiny-llama"):
-        evaluate(requests_file(tmp_path / "w", base="another"), Heard())
+    with pytest.raises(ArtifactError, match="is not in the storage"):
+        evaluate(requests_file(tmp_path / "w", artifact="0" * 64), Heard())
     wait_for(lambda: not stream_redis.client().xlen(stream.requests_key("tiny-llama")), engines)
 
 
 def test_the_process_says_what_was_wrong_and_exits_with_the_code_for_it(engines: Engines, tmp_path: Path):
-    process = started(requests_file(tmp_path / "w", base="another"), engines.url)
+    process = started(requests_file(tmp_path / "w", artifact="0" * 64), engines.url)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 69
-    assert json.loads(out.splitlines()[-1])["error"]["code"] == "invalid_model"
+    assert process.returncode == 65
+    assert json.loads(out.splitlines()[-1])["error"]["code"] == "invalid_artifact"
 
 
 def test_without_an_engine_it_waits_and_says_so(tmp_path: Path):
