@@ -16,6 +16,12 @@ from webapp.models import Adapter, AdapterVersion, Alias, Team
 SignIn = Callable[[Any], Client]
 
 
+@pytest.fixture(autouse=True)
+def served(settings: Any) -> None:
+    """The base model of the library's adapters is among those that have engines."""
+    settings.BASE_MODELS = (settings.BASE_MODEL, "tiny")
+
+
 @pytest.fixture
 def version(settings: Any, team: Team, member: Any, tmp_path: Path) -> AdapterVersion:
     settings.STORAGE_DIR = tmp_path / "storage"

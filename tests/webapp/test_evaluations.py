@@ -26,6 +26,12 @@ from webapp.services.evaluations import prices_set
 from webapp.services.prompts import prompt_create
 
 
+@pytest.fixture(autouse=True)
+def served(settings: Any) -> None:
+    """The base model of the library's adapters is among those that have engines."""
+    settings.BASE_MODELS = (settings.BASE_MODEL, "tiny")
+
+
 @pytest.fixture
 def version(team: Any, tmp_path: Path) -> Any:
     return data_version(team, tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core import signing
 from django.test import AsyncClient, Client
 from django.urls import reverse
@@ -45,7 +46,7 @@ def test_the_preview_counts_tokens_with_an_engine(
         assert kind == "count_tokens"
         return {"tokens": 10 * len(payload["messages"]), "limit": 512}
 
-    monkeypatch.setattr(stream, "engines", lambda: [{"id": "e"}])
+    monkeypatch.setattr(stream, "engines", lambda: [{"id": "e", "base": settings.BASE_MODEL, "state": "ready"}])
     monkeypatch.setattr(stream, "call_service", count)
     page = post(client_of(member), "preview", technique="few_shot", example_question=["a"], example_answer=["b"])
     assert "30 tokens a request" in page and "20 of them examples" in page and "482 more" in page
