@@ -21,6 +21,8 @@ from redis.retry import Retry
 
 from ml.errors import UnavailableError
 
+MOST_CONNECTIONS = 8000
+"""Of a process. Whoever waits for an answer's next event holds one; redis-py stops at a hundred, Redis at 10,000."""
 _url: str = ""
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = WeakKeyDictionary()
 
@@ -43,7 +45,8 @@ def redis_url() -> str:
 
 def _options() -> dict[str, Any]:
     # RESP 2: replies of XREAD are lists. Longer than any blocking call that we make, which are of 5 s at most.
-    return {"decode_responses": True, "protocol": 2, "socket_connect_timeout": 3, "socket_timeout": 15}
+    return {"decode_responses": True, "protocol": 2, "socket_connect_timeout": 3, "socket_timeout": 15,
+            "max_connections": MOST_CONNECTIONS}  # fmt: skip
 
 
 @lru_cache(maxsize=1)

@@ -98,6 +98,14 @@ async def test_a_reader_is_told_when_no_engine_is_alive(redis_child: RedisChild)
             break
 
 
+async def test_hundreds_of_readers_wait_at_once(redis_child: RedisChild):  # noqa: F811
+    request = request_of()
+    await stream.asubmit([request])
+    readers = [stream.events(request.id, after="0-1", block_s=1) for _ in range(300)]
+    heard = await asyncio.gather(*(anext(reader) for reader in readers))
+    assert {event["event"] for _, event in heard} == {"waiting"}
+
+
 async def test_an_answer_that_nobody_finished_ends_after_its_deadline(redis_child: RedisChild, monkeypatch):  # noqa: F811
     request = request_of(deadline_s=1)
     await stream.asubmit([request])
