@@ -101,6 +101,7 @@ class Asking(Generic[ItemT]):
 
     async def _take_back(self, tasks: list[asyncio.Task[Any]]) -> None:
         await stream.end_tasks(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)  # the first failure is told; others are taken note of
         for request_id in list(self._under_way):
             with suppress(ColdframeError):
                 await stream.acancel(request_id)

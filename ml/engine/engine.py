@@ -35,7 +35,7 @@ from ml.engine.snapshot import Meter, Snapshot, resident_by_form, resident_of, t
 from ml.engine.stores import AdapterStore
 from ml.engine.text import TextStream
 from ml.engine.types import Event, Request, Row
-from ml.errors import BusyError, ColdframeError, SpecError, UnavailableError
+from ml.errors import BusyError, ColdframeError, SpecError
 
 OWN_SLOTS = 4
 """Slots of a model of its own, at most."""
@@ -162,7 +162,7 @@ class Engine(Desk):
         for row in self._expired():
             (row.batch or self.main).fail(row, out_of_time(row))
         self.scheduler.stage(self._load)
-        self._settle()
+        self._settle(self.scheduler.staged)
         self.main.admit()
         self.own.advance()
         batch = self._next_batch()
@@ -181,26 +181,11 @@ class Engine(Desk):
         self._stepped = live[0] if live else None
         return self._stepped
 
-    def _load(self, row: Row) -> None:
-        if row.request.artifact is not None:
-            row.loading = self.adapters.fetch(row.request.artifact)
-            row.loading.add_done_callback(lambda _: self._wake.set())
-
-    def _settle(self) -> None:
-        """Staged rows get the adapters that have come; what needs a model of its own goes there."""
-        for row in [row for row in self.scheduler.staged if row.state == "loading"]:
-            if row.loading is not None and not row.loading.done():
-                continue
-            try:
-                self._equip(row)
-            except ColdframeError as error:
-                self.main.fail(row, error)
-            except Exception as error:
-                logger.exception("adapter %s could not be loaded", row.request.artifact)
-                self.main.fail(row, UnavailableError(f"Adapter {row.request.artifact} could not be loaded: {error}."))
+    def _fail(self, row: Row, error: ColdframeError) -> None:
+        self.main.fail(row, error)
 
     def _equip(self, row: Row) -> None:
-        """The row's adapter, and what follows from it. Raises ColdframeError."""
+        """What needs a model of its own goes there."""
         row.state = "ready"
         if row.loading is not None:
             row.adapter = row.loading.result()

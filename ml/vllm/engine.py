@@ -132,7 +132,7 @@ class VllmEngine(Desk):
         for row in self._expired():
             self._fail(row, out_of_time(row))
         self.scheduler.stage(self._load)
-        self._settle()
+        self._settle(self.scheduler.staged)
         for row in self.scheduler.admit(lambda row: row.state == "ready"):
             self._begin(row)
         n_tokens = self._take_news()
@@ -146,24 +146,6 @@ class VllmEngine(Desk):
             self.scheduler.submit(row)
         except ColdframeError as error:
             self._fail(row, error)
-
-    def _load(self, row: Row) -> None:
-        if row.request.artifact is not None:
-            row.loading = self.adapters.fetch(row.request.artifact)
-            row.loading.add_done_callback(lambda _: self._wake.set())
-
-    def _settle(self) -> None:
-        """Staged rows get the adapters that have come."""
-        for row in [row for row in self.scheduler.staged if row.state == "loading"]:
-            if row.loading is not None and not row.loading.done():
-                continue
-            try:
-                self._equip(row)
-            except ColdframeError as error:
-                self._fail(row, error)
-            except Exception as error:
-                logger.exception("adapter %s could not be loaded", row.request.artifact)
-                self._fail(row, UnavailableError(f"Adapter {row.request.artifact} could not be loaded: {error}."))
 
     def _equip(self, row: Row) -> None:
         row.state = "ready"

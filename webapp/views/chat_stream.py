@@ -101,11 +101,7 @@ async def _stream(guard: Guard, waiting: list[Message], after: dict[int, str]) -
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Asks again until all have ended: a redis connection that is just being made swallows a cancellation."""
-    while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=0.5)
+    await stream.end_tasks(tasks)
     for task in tasks:
         if not task.cancelled() and (error := task.exception()):
             logger.error("a reader of answers failed", exc_info=error)

@@ -3,6 +3,7 @@ PEFT's own answers as oracle."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import ml.engine.batch as batch_module
 from ml.artifact import artifact_id
 from ml.backbone import Backbone, load_backbone
+from ml.data.chat import prompt_ids
 from ml.engine.engine import Engine
 from ml.engine.types import Done, Event, Failed, Request, Sampling, Token
 from ml.files import stamp, write_json
@@ -271,3 +273,23 @@ def seen_logits(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], torch.
 
     monkeypatch.setattr(batch_module, "sample", sample)
     return seen
+
+
+TEXTS = ["Hello", "My lights went out. What should I do?", "What colour is the very very blue sky?", "A tree."]
+
+
+def ids_of(zoo: Zoo, text: str) -> list[int]:
+    return prompt_ids(zoo.backbone.tokenizer, [{"role": "user", "content": text}])
+
+
+def check_answers(zoo: Zoo, engine: Engine, seen_logits: Any, kinds: Sequence[str]) -> Outcome:
+    """Rows of all `kinds` at once have the logits and tokens that PEFT gives to each."""
+    prompts = {kind: ids_of(zoo, text) for kind, text in zip(kinds, itertools.cycle(TEXTS), strict=False)}
+    outcome = run(engine, [request_of(zoo, kind, prompts[kind]) for kind in kinds])
+    for kind, ids in prompts.items():
+        answer = outcome.ids(kind)
+        assert answer == zoo.greedy(kind, ids, 6, engine.stop_ids), kind
+        for n in range(len(answer)):
+            expected = zoo.logits(kind, [*ids, *answer[:n]])
+            torch.testing.assert_close(seen_logits[kind, n], expected, atol=1e-4, rtol=0)
+    return outcome

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 
-from ml.data.chat import prompt_ids
 from ml.engine.types import Request, Sampling
-from tests.ml.engine.conftest import KINDS, OWN, request_of, run, save_adapter
-
-TEXTS = ["Hello", "My lights went out. What should I do?", "What colour is the very very blue sky?", "A tree."]
-
-
-def ids_of(zoo, text):
-    return prompt_ids(zoo.backbone.tokenizer, [{"role": "user", "content": text}])
+from tests.ml.engine.conftest import KINDS, OWN, TEXTS, check_answers, ids_of, request_of, run, save_adapter
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,14 +22,7 @@ def test_a_row_alone_has_the_logits_and_tokens_of_peft(kind, zoo, make_engine, s
 
 def test_rows_of_every_form_in_one_batch_answer_as_alone(zoo, make_engine, seen_logits):
     engine = make_engine(n_slots=len(KINDS))
-    prompts = {kind: ids_of(zoo, text) for kind, text in zip(KINDS, itertools.cycle(TEXTS))}
-    outcome = run(engine, [request_of(zoo, kind, prompts[kind]) for kind in KINDS])
-    for kind, ids in prompts.items():
-        answer = outcome.ids(kind)
-        assert answer == zoo.greedy(kind, ids, 6, engine.stop_ids), kind
-        for n in range(len(answer)):
-            expected = zoo.logits(kind, [*ids, *answer[:n]])
-            torch.testing.assert_close(seen_logits[kind, n], expected, atol=1e-4, rtol=0)
+    outcome = check_answers(zoo, engine, seen_logits, KINDS)
     assert max(token.rows for kind in KINDS for token in outcome.tokens(kind)) > 4
 
 

@@ -6,7 +6,6 @@ addresses and shapes of one run, and its replay does these again, whatever Pytho
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,40 +14,21 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ml.backbone import load_backbone
-from ml.data.chat import prompt_ids
 from ml.engine import readers
-from ml.engine.engine import Engine
 from ml.engine.graphs import Graphs
 from ml.engine.lora import Delta
 from ml.engine.readers import Flex, Masked
 from ml.engine.runner import Runner
 from ml.engine.steps import rows_of, width_of
-from tests.ml.engine.conftest import KINDS, OWN, request_of, run
+from tests.ml.engine.conftest import KINDS, OWN, check_answers
 from tests.ml.engine.test_attention import DECODERS
 from tests.ml.tiny import save_tiny
 
-TEXTS = ["Hello", "My lights went out. What should I do?", "What colour is the very very blue sky?", "A tree."]
 READERS = {"mask": Masked, "flex": lambda: Flex(is_compiled=False)}
 
 
 def recorded(step: Callable[[], Any]) -> Callable[[], Any]:
     return make_fx(step)()
-
-
-def ids_of(zoo, text: str) -> list[int]:
-    return prompt_ids(zoo.backbone.tokenizer, [{"role": "user", "content": text}])
-
-
-def check_answers(zoo, engine: Engine, seen_logits, kinds: list[str]) -> None:
-    """Rows of all `kinds` at once have the logits and tokens that PEFT gives to each."""
-    prompts = {kind: ids_of(zoo, text) for kind, text in zip(kinds, itertools.cycle(TEXTS))}
-    outcome = run(engine, [request_of(zoo, kind, prompts[kind]) for kind in kinds])
-    for kind, ids in prompts.items():
-        answer = outcome.ids(kind)
-        assert answer == zoo.greedy(kind, ids, 6, engine.stop_ids), kind
-        for n in range(len(answer)):
-            expected = zoo.logits(kind, [*ids, *answer[:n]])
-            torch.testing.assert_close(seen_logits[kind, n], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -131,93 +131,101 @@ class Stub:
                 return
 
 
-def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Server(ThreadingHTTPServer):
+    def __init__(self, stub: Stub) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.stub = stub
 
-        def log_message(self, *_: Any) -> None:
-            return
 
-        def _say(self, value: Any, status: int = 200) -> None:
-            raw = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
 
-        def _refuse(self, refusal: Refusal) -> None:
-            if refusal.kind == "detail":
-                self._say({"detail": refusal.message}, refusal.status)
-            else:
-                said = {"message": refusal.message, "type": refusal.kind, "param": None, "code": refusal.status}
-                self._say({"error": said}, refusal.status)
+    def log_message(self, *_: Any) -> None:
+        return
 
-        def _is_let_in(self) -> bool:
-            stub.headers.append(dict(self.headers))
-            if self.path.startswith("/v1") and stub.key and self.headers["Authorization"] != f"Bearer {stub.key}":
-                self._say({"error": "Unauthorized"}, 401)
-                return False
-            return True
+    def _say(self, value: Any, status: int = 200) -> None:
+        raw = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
 
-        def do_GET(self) -> None:
-            if self._is_let_in():
-                known = {"/version": {"version": stub.version}, "/v1/models": stub.models()}
-                self._say(known[self.path]) if self.path in known else self._say({"detail": "Not Found"}, 404)
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.kind == "detail":
+            self._say({"detail": refusal.message}, refusal.status)
+        else:
+            said = {"message": refusal.message, "type": refusal.kind, "param": None, "code": refusal.status}
+            self._say({"error": said}, refusal.status)
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if not self._is_let_in():
-                return
-            try:
-                if self.path == "/v1/load_lora_adapter":
-                    self._say(stub.load(body))
-                elif self.path == "/v1/completions":
-                    self._answer(body)
-            except Refusal as refusal:
-                self._refuse(refusal)
-            except OSError:  # the client is gone; vLLM gives the row up as well
-                stub.dropped.set()
-
-        def _answer(self, body: dict[str, Any]) -> None:
-            stub.bodies.append(body)
-            if stub.refusal:
-                raise stub.refusal
-            before = stub.prompt(body)
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for n, event in enumerate(stub.events(body, before)):
-                if n == 2 and stub.breaks and not self._goes_on():
-                    return
-                self._send(json.dumps(event))
-            self._send("[DONE]")
-            self.wfile.write(b"0\r\n\r\n")
-
-        def _goes_on(self) -> bool:
-            """Breaks off as the test wants it."""
-            if stub.breaks == "error":
-                self._send(json.dumps({"error": {"message": "EngineCore died", "type": "x", "code": 500}}))
-                return True
-            if stub.breaks == "hold":
-                select.select([self.connection], [], [], 30)
-                if self.connection.recv(1) == b"":
-                    stub.dropped.set()
-            self.close_connection = True
+    def _is_let_in(self) -> bool:
+        self.server.stub.headers.append(dict(self.headers))
+        if (
+            self.path.startswith("/v1")
+            and self.server.stub.key
+            and self.headers["Authorization"] != f"Bearer {self.server.stub.key}"
+        ):
+            self._say({"error": "Unauthorized"}, 401)
             return False
+        return True
 
-        def _send(self, data: str) -> None:
-            raw = f"data: {data}\n\n".encode()
-            self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
-            self.wfile.flush()
+    def do_GET(self) -> None:
+        if self._is_let_in():
+            known = {"/version": {"version": self.server.stub.version}, "/v1/models": self.server.stub.models()}
+            self._say(known[self.path]) if self.path in known else self._say({"detail": "Not Found"}, 404)
 
-    return Handler
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._is_let_in():
+            return
+        try:
+            if self.path == "/v1/load_lora_adapter":
+                self._say(self.server.stub.load(body))
+            elif self.path == "/v1/completions":
+                self._answer(body)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except OSError:  # the client is gone; vLLM gives the row up as well
+            self.server.stub.dropped.set()
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        self.server.stub.bodies.append(body)
+        if self.server.stub.refusal:
+            raise self.server.stub.refusal
+        before = self.server.stub.prompt(body)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for n, event in enumerate(self.server.stub.events(body, before)):
+            if n == 2 and self.server.stub.breaks and not self._goes_on():
+                return
+            self._send(json.dumps(event))
+        self._send("[DONE]")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _goes_on(self) -> bool:
+        """Breaks off as the test wants it."""
+        if self.server.stub.breaks == "error":
+            self._send(json.dumps({"error": {"message": "EngineCore died", "type": "x", "code": 500}}))
+            return True
+        if self.server.stub.breaks == "hold":
+            select.select([self.connection], [], [], 30)
+            if self.connection.recv(1) == b"":
+                self.server.stub.dropped.set()
+        self.close_connection = True
+        return False
+
+    def _send(self, data: str) -> None:
+        raw = f"data: {data}\n\n".encode()
+        self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
+        self.wfile.flush()
 
 
 @contextmanager
 def running_stub(base: Path, matrix: Tensor, next_logits: NextLogits) -> Iterator[Stub]:
     stub = Stub(base, matrix, next_logits)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(stub))
+    server = Server(stub)
     stub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
