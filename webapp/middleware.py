@@ -63,6 +63,9 @@ class ApiShapeMiddleware:
         return shaped
 
 
+OPERATORS = "Send the operator's METRICS_TOKEN as `Authorization: Bearer …`; no token of a team opens this."
+
+
 class DefaultClosedMiddleware:
     """Refuses every view without a declared policy; sets principal, team and membership for the rest."""
 
@@ -89,7 +92,8 @@ class DefaultClosedMiddleware:
         if needed != "signed_in" and not principal.may(needed):
             error = ColdframeError(
                 f"Your role in {principal.team} is {principal.role}; this needs {needed}.",
-                hint="Ask an admin of the team for more rights.", code="forbidden", status=403,
+                hint=OPERATORS if needed == "operator" else "Ask an admin of the team for more rights.",
+                code="forbidden", status=403,
             )  # fmt: skip
             return error_response(request, error, is_api=declared.is_api)
         return None
@@ -97,7 +101,8 @@ class DefaultClosedMiddleware:
     def _refuse_stranger(self, request: HttpRequest, declared: Policy) -> HttpResponse:
         if declared.is_api:
             error = ColdframeError(
-                "This needs a valid API token.", hint="Send it as `Authorization: Bearer …`.",
+                "This needs a valid API token.",
+                hint=OPERATORS if declared.level == "operator" else "Send it as `Authorization: Bearer …`.",
                 code="invalid_api_key", status=401,
             )  # fmt: skip
             return error_response(request, error, is_api=True)

@@ -77,7 +77,8 @@ def submit(n: int) -> None:
 ])  # fmt: skip
 def test_without_the_token_it_says_401_and_nothing_else(headers: dict[str, str]) -> None:
     response = Client().get("/metrics", headers=headers)
-    assert response.status_code == 401 and "coldframe_" not in response.content.decode()
+    said = response.content.decode()
+    assert response.status_code == 401 and "coldframe_" not in said and "METRICS_TOKEN" in said
 
 
 def test_a_token_in_the_address_is_none() -> None:
@@ -86,7 +87,8 @@ def test_a_token_in_the_address_is_none() -> None:
 
 def test_no_member_s_session_or_token_opens_it(admin: Any, team: Team, client_of: Callable[[Any], Client]) -> None:
     assert client_of(admin).get("/metrics").status_code == 401
-    assert ask(token_create(team=team, user=admin, name="t", role=Role.ADMIN)[1]).status_code == 403
+    refused = ask(token_create(team=team, user=admin, name="t", role=Role.ADMIN)[1])
+    assert refused.status_code == 403 and "METRICS_TOKEN" in refused.content.decode(), "no admin could help"
 
 
 def test_an_empty_setting_lets_nobody_in(settings: Any) -> None:
