@@ -13,6 +13,7 @@ import psutil
 
 from jobs import devices
 from jobs.child import LONGEST_LINE_BYTES, Child, Line, child_env
+from tests.jobs.processes import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +73,7 @@ def test_what_the_child_started_ends_with_it(tmp_path: Path) -> None:
     helper = int(everything(child)[0][1]["text"])
     child.close()
     deadline = time.monotonic() + 20
-    while psutil.pid_exists(helper) and psutil.Process(helper).status() != psutil.STATUS_ZOMBIE:
+    while is_alive(helper):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -102,4 +103,4 @@ def test_it_dies_with_a_killed_parent_and_only_then_the_device_is_free(tmp_path:
     told: list[int] = []
     with devices.free_device(tmp_path, is_stopping=lambda: False, on_wait=lambda: told.append(1)) as device:
         assert device is not None
-        assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+        assert not is_alive(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from jobs.planner import Planner
+from tests.jobs.processes import is_alive
 from tests.ml.conftest import save_tiny_llama
 from tests.ml.running import tiny_spec
 
@@ -47,7 +49,11 @@ def ask(planner: Planner, payload: dict[str, Any], *, seconds: float = 180) -> d
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "--serve" in p.cmdline()]
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found += [process] if "--serve" in process.cmdline() else []
+    return found
 
 
 def test_it_plans_from_the_configuration_alone(planner: Planner) -> None:
@@ -91,8 +97,9 @@ def test_a_refusal_comes_back_with_its_field_and_the_next_question_is_answered(p
 def test_a_child_that_was_killed_is_started_anew(planner: Planner) -> None:
     payload = {"spec": tiny_spec("lora").as_dict()}
     ask(planner, payload)
-    children()[0].kill()
-    wait_for(lambda: not children() or children()[0].status() == psutil.STATUS_ZOMBIE)
+    (child,) = children()
+    child.kill()
+    wait_for(lambda: not is_alive(child.pid))
     said = ask(planner, payload)
     said = ask(planner, payload) if "error" in said else said
     assert said["total"] > 0

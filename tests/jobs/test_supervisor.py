@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from jobs.supervisor import Part, Supervisor, restart_delay
+from tests.jobs.processes import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,13 +48,6 @@ def until_now(condition: Callable[[], bool], *, within_s: float = 20) -> None:
 
 def shell(name: str, script: str, **more: object) -> Part:
     return Part(name=name, command=("/bin/bash", "-c", script), **more)  # type: ignore[arg-type]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.fixture
