@@ -15,6 +15,9 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
+from jobs.stream_kept import KEEP_ANSWER_S as KEEP_ANSWER_S
+from jobs.stream_kept import akeep as akeep
+from jobs.stream_kept import akept as akept
 from jobs.stream_queue import LOAD as LOAD
 from jobs.stream_queue import QUEUE_LIMIT as QUEUE_LIMIT
 from jobs.stream_queue import TEAM_QUEUE_LIMIT as TEAM_QUEUE_LIMIT
@@ -39,7 +42,6 @@ ENGINES = "cf:engines"
 """Sorted set: engine ids by the time of their last heartbeat."""
 HEARTBEAT_TTL_S = 15
 SAMPLE_S, N_SAMPLES = 5, 120
-KEEP_ANSWER_S = 3600
 SERVICES_LIMIT = 1000
 """Questions kept; older ones are dropped, whoever asked has given up by then."""
 FINAL_EVENTS = ("done", "error")

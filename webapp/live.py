@@ -7,17 +7,27 @@ comes within five. No connection to the database is held between two checks.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterable, Iterable
 from importlib import import_module
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connection
+from django.http import StreamingHttpResponse
 
 from webapp.models import ROLE_RANK, ApiToken, Membership, Role
 from webapp.policy import Principal
 
 CHECK_S = 3.0
+
+
+def event_stream(lines: Iterable[str] | AsyncIterable[str]) -> StreamingHttpResponse:
+    """Server-sent events, which nobody on the way may keep or change."""
+    response = StreamingHttpResponse(lines, content_type="text/event-stream")
+    response.headers["Cache-Control"] = "no-cache, no-transform"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
 
 
 def is_still_allowed(principal: Principal, *, level: str = "viewer", session_key: str | None = None) -> bool:

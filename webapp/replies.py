@@ -13,7 +13,7 @@ import math
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ml.errors import ColdframeError
@@ -125,6 +125,20 @@ class Reply:
     """Whether the last chunk of a stream tells the usage."""
     created: int = field(default_factory=lambda: int(time.time()))
 
+    def shape(self) -> dict[str, Any]:
+        """All of it but what the answers have taken, for `of_shape`."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "answers"}
+        return {**values, "n_answers": len(self.answers)}
+
+    @classmethod
+    def of_shape(cls, shape: Mapping[str, Any]) -> Reply:
+        answers = [Answer(index=index) for index in range(shape["n_answers"])]
+        return cls(answers=answers, **{name: value for name, value in shape.items() if name != "n_answers"})
+
+    @property
+    def name(self) -> str:
+        return "chat.completion" if self.kind == "chat" else "text_completion"
+
     def usage(self) -> dict[str, Any]:
         """A prompt counts once, however many answers it has."""
         firsts = self.answers[:: self.n]
@@ -142,8 +156,7 @@ class Reply:
         if len(self.answers) > 1:
             extras["answers"] = [{"index": answer.index, **self._extras(answer)} for answer in self.answers]
         choices = [self._choice(answer) for answer in self.answers]
-        name = "chat.completion" if self.kind == "chat" else "text_completion"
-        return {**self._head(name), "choices": choices, "usage": self.usage(), "coldframe": extras}
+        return {**self._head(self.name), "choices": choices, "usage": self.usage(), "coldframe": extras}
 
     def _extras(self, answer: Answer) -> dict[str, Any]:
         scores = answer.done.get("scores") or ()

@@ -16,9 +16,9 @@ from jobs import stream_redis
 from jobs.stream import answer_key
 from tests.webapp.responder import SOURCES, Responder
 from webapp import live
+from webapp.event_ids import positions_of
 from webapp.models import Membership, Message
 from webapp.services import chat
-from webapp.views.chat_stream import positions_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

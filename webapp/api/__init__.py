@@ -15,7 +15,8 @@ from webapp.policy import Level, policy
 
 LEVELS: dict[str, Level] = {
     "models": "viewer", "model": "viewer", "api-root": "viewer",
-    "chat_completions": "viewer", "completions": "viewer", "embeddings": "viewer",
+    "chat_completions": "viewer", "completions": "viewer", "chat_completion": "viewer", "completion": "viewer",
+    "chat_completion_cancel": "viewer", "completion_cancel": "viewer", "embeddings": "viewer",
     "files": "viewer", "file": "viewer", "file_content": "viewer",
     "batches": "viewer", "batch": "viewer", "batch_cancel": "member",
     "collection_search": "viewer",

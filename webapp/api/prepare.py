@@ -85,8 +85,9 @@ def _deadline_s(body: Sampled) -> float:
 
 
 def _with_usage(body: Sampled) -> bool:
-    if body.stream_options and not body.stream:
-        raise SpecError("stream_options needs stream.", hint="Leave it out.", field="stream_options")
+    for name in ("stream_options", "background"):
+        if getattr(body, name) and not body.stream:
+            raise SpecError(f"{name} needs stream.", hint="Leave it out.", field=name)
     return bool(body.stream_options and body.stream_options.include_usage)
 
 

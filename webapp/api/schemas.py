@@ -70,6 +70,9 @@ class Sampled(Strict):
     n: Whole | None = Field(None, description=f"1 to {MAX_N} answers out of one batch, each with a seed of its own.")
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
+    background: Flag | None = Field(
+        None, description="The stream goes on when its reader leaves: join it again with its last event id."
+    )
     deadline_s: Number | None = Field(None, description="Seconds after which the answer is given up; 600 unless told.")
     user: str | None = Field(None, description=TAKEN)
 

@@ -1,8 +1,7 @@
 """The answers of one turn as server-sent events, all on one connection, re-joinable at any point.
 
-An event's id says how far each answer was read (`12:1700-0_13:1700-3`: answer 12 up to entry 1700-0 …); a browser sends
-it back as Last-Event-ID, anyone else as `?after=`. Without it the stream begins at the answers' first tokens. Closing
-it stops nothing: the engine goes on and keeps the answers. 204 means that there is nothing to wait for.
+An event's id says how far each answer was read (webapp.event_ids). Without one the stream begins at the answers' first
+tokens. Closing it stops nothing: the engine goes on and keeps the answers. 204 means that there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from django.views.decorators.http import require_GET
 
 from jobs import stream
 from ml.errors import ColdframeError, NotFoundError
-from webapp.live import Guard
+from webapp.event_ids import asked_after, event_id
+from webapp.live import Guard, event_stream
 from webapp.models import Message
 from webapp.policy import policy
 from webapp.selectors import chat as selectors
@@ -38,17 +38,6 @@ Item = tuple[int, str, dict[str, Any]]
 """Message, position in its stream ("" for none), event."""
 
 
-def positions_of(text: str) -> dict[int, str]:
-    """Positions out of an event id; nonsense counts as the beginning."""
-    found: dict[int, str] = {}
-    for part in text[:2000].split("_"):
-        message, _, position = part.partition(":")
-        ms, _, count = position.partition("-")
-        if all(s.isascii() and s.isdigit() and len(s) < 20 for s in (message, ms, count)):
-            found[int(message)] = position
-    return found
-
-
 def _open_answers(request: HttpRequest, pk: int, turn: int) -> list[Message]:
     conversation = selectors.conversation_of(team=request.team, user=request.user, pk=pk)
     rows = conversation.messages.filter(turn=turn, role=Message.Role.ASSISTANT, is_superseded=False)
@@ -61,11 +50,7 @@ async def events(request: HttpRequest, pk: int, turn: int) -> HttpResponse | Str
     waiting = await sync_to_async(_open_answers)(request, pk, turn)
     if not waiting:
         return HttpResponse(status=204)
-    after = positions_of(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
-    response = StreamingHttpResponse(_stream(Guard(request), waiting, after), content_type="text/event-stream")
-    response.headers["Cache-Control"] = "no-cache, no-transform"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
+    return event_stream(_stream(Guard(request), waiting, asked_after(request)))
 
 
 def _line(name: str, data: Any, event_id: str = "") -> str:
@@ -95,7 +80,7 @@ async def _stream(guard: Guard, waiting: list[Message], after: dict[int, str]) -
                 positions[message] = position
             name = event.pop("event")
             n_open -= name == "ended"
-            yield _line(name, {"m": message, **event}, "_".join(f"{m}:{p}" for m, p in positions.items()))
+            yield _line(name, {"m": message, **event}, event_id(positions))
     finally:
         await _end(tasks)
 

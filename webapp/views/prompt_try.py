@@ -21,7 +21,7 @@ from jobs import stream
 from ml.errors import ColdframeError, NotFoundError, SpecError
 from ml.specs.voting import same
 from webapp.forms.prompts import PromptForm
-from webapp.live import Guard
+from webapp.live import Guard, event_stream
 from webapp.policy import policy
 from webapp.selectors import prompt_trial as selectors
 from webapp.selectors.examples import one_a_label, random_examples
@@ -123,11 +123,7 @@ async def events(request: HttpRequest, ticket: str) -> HttpResponse | StreamingH
         given = {}
     if given.get("team") != request.team.pk:
         raise NotFoundError("There is no such trial.", hint="Start it again.")
-    answers = Answers(Guard(request, level="member"), given["ids"], given["wanted"])
-    response = StreamingHttpResponse(answers, content_type="text/event-stream")
-    response.headers["Cache-Control"] = "no-cache, no-transform"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
+    return event_stream(Answers(Guard(request, level="member"), given["ids"], given["wanted"]))
 
 
 def _shown(place: int, event: dict[str, Any], text: str, wanted: str) -> tuple[str, dict[str, Any]] | None:
