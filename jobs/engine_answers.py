@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +17,7 @@ from jobs.engine_writer import AnswerWriter, Write, sources_at, start_at, token_
 from ml.engine.serving import Serving
 from ml.engine.types import Done, Event, Failed, Request, Started, Token
 from ml.errors import ColdframeError, StaysLocalError, UnavailableError
+from ml.threads import helper_threads
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class Answers:
         self._tickets = tickets
         self._writer = writer
         self._closer = closer
-        self._pool = ThreadPoolExecutor(3, thread_name_prefix="prepare")
-        self._slow = ThreadPoolExecutor(1, thread_name_prefix="prepare-nearest")
+        self._pool = helper_threads(3, "prepare")
+        self._slow = helper_threads(1, "prepare-nearest")
         """For requests that may wait for a data set's vectors to be computed: they wait for one another only."""
         self._ballots: dict[str, Ballot] = {}
 

@@ -20,6 +20,7 @@ from jobs import stream
 from jobs.engine_reader import StreamReader
 from jobs.stream_redis import client
 from ml.errors import ColdframeError, SpecError
+from ml.threads import compute_alone
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 Later = Callable[[dict[str, Any], float, Callable[[dict[str, Any]], None]], None]
@@ -52,6 +53,10 @@ class Services(StreamReader):
     ) -> None:  # fmt: skip
         super().__init__(engine_id, stream.SERVICES, stream.services_key(base))
         self._handlers, self._later = handlers, later or {}
+
+    def _run(self) -> None:
+        compute_alone()
+        super()._run()
 
     def tick(self, block_ms: int = 500) -> None:
         # NOACK: nobody takes a question over; whoever asked has a time limit and asks again.

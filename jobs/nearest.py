@@ -16,7 +16,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from jobs.retrieve import MAX_QUERY_CHARACTERS, embed
 from ml.errors import ColdframeError, NotFoundError
+from ml.threads import helper_threads
 
 _PIECE = 64
 """Texts embedded at once, about a second on two cores."""
@@ -107,7 +107,7 @@ class NearestService:
     about a data set may take a minute."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="nearest")
+        self._pool = helper_threads(1, "nearest")
 
     def take(self, payload: dict[str, Any], ends_s: float, reply: Callable[[dict[str, Any]], None]) -> None:
         self._pool.submit(self._answer, payload, reply)

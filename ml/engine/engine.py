@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ml.engine.stores import AdapterStore
 from ml.engine.text import TextStream
 from ml.engine.types import Event, Request, Row
 from ml.errors import BusyError, ColdframeError, SpecError
+from ml.threads import helper_threads
 
 OWN_SLOTS = 4
 """Slots of a model of its own, at most."""
@@ -70,7 +71,7 @@ class Engine(Desk):
         self._limits = {"prefill_tokens": prefill_tokens, "queue_limit": queue_limit}
         self.adapters = AdapterStore(
             partial(load_adapter, backbone=backbone), artifact_folder, budget_bytes=adapter_bytes,
-            executor=executor or ThreadPoolExecutor(2, thread_name_prefix="adapters"),
+            executor=executor or helper_threads(2, "adapters"),
         )  # fmt: skip
         self.prefixes = Prefixes(PrefixStore(backbone, budget_bytes=prefix_bytes), min_tokens=min_shared_tokens)
         self.stop_ids = stop_ids(backbone.tokenizer, getattr(backbone.model, "generation_config", None))
@@ -79,7 +80,7 @@ class Engine(Desk):
         self.main = self._batch(backbone, runner)
         self.own = OwnModels(
             backbone, n_slots=min(n_slots, OWN_SLOTS), length=self.runner.length, budget_bytes=own_bytes,
-            executor=executor or ThreadPoolExecutor(1, thread_name_prefix="models"),
+            executor=executor or helper_threads(1, "models"),
             make_batch=self._batch, fail=self.main.fail, wake=lambda: self._wake.set(),
         )  # fmt: skip
         self.n_steps = 0

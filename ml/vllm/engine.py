@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -28,6 +28,7 @@ from ml.engine.stores import AdapterStore
 from ml.engine.text import TextStream
 from ml.engine.types import Event, Failed, FinishReason, Request, Row, Started
 from ml.errors import BusyError, ColdframeError, SpecError, UnavailableError
+from ml.threads import helper_threads
 from ml.vllm.adapters import Loader
 from ml.vllm.base import RemoteBase
 from ml.vllm.body import body_of, reason_to_stay
@@ -65,7 +66,7 @@ class VllmEngine(Desk):
         )
         self.adapters = AdapterStore(
             Loader(base, server, self.soft), artifact_folder, budget_bytes=adapter_bytes,
-            executor=executor or ThreadPoolExecutor(2, thread_name_prefix="adapters"),
+            executor=executor or helper_threads(2, "adapters"),
         )  # fmt: skip
         self._grammars = Grammars(base.tokenizer, set(base.stop_ids))
         self._server = server
