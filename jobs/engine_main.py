@@ -15,22 +15,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs import stream, stream_redis
 from jobs.engine_answers import Answers
 from jobs.engine_budget import check_fits, needs_of
+from jobs.engine_config import EngineConfig, config_from_settings
 from jobs.engine_heartbeat import Heartbeat, engine_id
 from jobs.engine_intake import Intake
 from jobs.engine_leaving import hand_back
-from jobs.engine_messages import Closer, DjangoMessages, Messages
+from jobs.engine_messages import Closer, DjangoMessages
 from jobs.engine_pins import Pins
 from jobs.engine_services import HANDLERS, Services
 from jobs.engine_ticket import Tickets
-from jobs.engine_vllm import DEVICE, VllmConfig, load_vllm
+from jobs.engine_vllm import DEVICE, load_vllm
 from jobs.engine_writer import OUTCOMES, AnswerWriter
 from jobs.nearest import NearestService
 from jobs.planner import Planner
@@ -41,34 +40,6 @@ WAITING, READY = "waiting for the model", "ready"
 _AHEAD = 16
 """Requests taken from the stream beyond the slots: enough to be prepared in time, few enough to leave others some."""
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    base: str
-    """Name of a folder in models_dir."""
-    models_dir: Path
-    artifact_folder: Callable[[str], Path]
-    """Local folder of an artifact by its sha256; may fetch it."""
-    n_slots: int = 16
-    length: int = 1024
-    own_bytes: int = 4 << 30
-    """For adapters that change the model itself, each on a model of its own; all together."""
-    is_packed: bool = True
-    """On a CPU, weights are kept once more as its kernels read them fastest."""
-    threads: int = 0
-    """Torch's threads; 0 means all cores."""
-    drain_s: float = 60.0
-    """How long live answers may go on after SIGTERM."""
-    redis_url: str = ""
-    """Empty: settings.REDIS_URL."""
-    messages: Messages | None = None
-    production: Callable[[str], list[str]] | None = None
-    """Artifacts, by the base model's fingerprint, that are kept in memory before all others."""
-    device: str = "cpu"
-    """cpu, cuda, or auto: a GPU where there is one. On a GPU the model is in bfloat16 where that GPU has it."""
-    vllm: VllmConfig | None = None
-    """Where the model is instead of here."""
 
 
 class EngineProcess:
@@ -249,38 +220,6 @@ class EngineProcess:
             raise UnavailableError("The engine is starting.", hint="Try again in some seconds.")
         n = len(prompt_ids(self._engine.backbone.tokenizer, payload["messages"]))
         return {"tokens": n, "limit": self._engine.scheduler.length}
-
-
-def config_from_settings(base: str = "") -> EngineConfig:
-    """Of the engine of `base`; "" is the first of BASE_MODELS. Raises ModelError when it is none of them."""
-    from django.conf import settings
-
-    from webapp.selectors.production import artifacts_in_production
-    from webapp.storage import path_of
-
-    if base and base not in settings.BASE_MODELS:
-        raise ModelError(
-            f"{base!r} is not one of BASE_MODELS ({', '.join(settings.BASE_MODELS)}).",
-            hint="Add it to BASE_MODELS everywhere, since web and workers must know it too.", field="base",
-        )  # fmt: skip
-    return EngineConfig(
-        base=base or settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
-        length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
-        is_packed=settings.ENGINE_PACKED, device=settings.ENGINE_DEVICE, drain_s=settings.ENGINE_DRAIN_S,
-        production=artifacts_in_production,
-        artifact_folder=lambda sha: path_of(f"artifacts/{sha}"), vllm=_vllm_from_settings(),
-    )  # fmt: skip
-
-
-def _vllm_from_settings() -> VllmConfig | None:
-    from django.conf import settings
-
-    if not settings.ENGINE_VLLM_URL:
-        return None
-    return VllmConfig(
-        url=settings.ENGINE_VLLM_URL, key=settings.ENGINE_VLLM_KEY, loras=settings.ENGINE_VLLM_LORAS,
-        may_be_public=settings.ENGINE_VLLM_PUBLIC,
-    )  # fmt: skip
 
 
 def main(base: str = "") -> int:

@@ -11,7 +11,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from jobs.engine_main import EngineConfig, EngineProcess
+from jobs.engine_config import EngineConfig
+from jobs.engine_main import EngineProcess
 from jobs.engine_vllm import VllmConfig
 from jobs.stream_redis import client
 

@@ -11,7 +11,8 @@ import pytest
 
 from jobs import stream, supervise
 from jobs.engine_budget import Needs, check_fits, needs_of, run_limit
-from jobs.engine_main import EngineConfig, EngineProcess
+from jobs.engine_config import EngineConfig
+from jobs.engine_main import EngineProcess
 from ml.backbone import load_backbone
 from ml.engine.engine import Engine
 from ml.errors import OutOfMemoryError, UnavailableError

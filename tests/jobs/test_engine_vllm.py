@@ -11,8 +11,8 @@ import pytest
 from torch import Tensor
 
 from jobs import stream, stream_redis
+from jobs.engine_config import config_from_settings
 from jobs.engine_handover import handed_key
-from jobs.engine_main import config_from_settings
 from jobs.engine_vllm import VllmConfig
 from ml.backbone import load_backbone
 from tests.jobs.redis_fixture import RedisChild, redis_child  # noqa: F401
