@@ -160,7 +160,7 @@ class Asking(Generic[ItemT]):
 async def at_once() -> int:
     """Requests under way: twice what the engines can hold, so that the next ones are prepared in time."""
     try:
-        n_slots = sum(int(engine.get("slots") or 0) for engine in await stream.aengines())
+        n_slots = sum(int(engine.get("slots") or 0) for engine in stream.serving("", await stream.aengines()))
     except UnavailableError:
         n_slots = 0
     return max(LEAST_AT_ONCE, min(2 * n_slots or 32, MOST_AT_ONCE))

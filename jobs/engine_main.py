@@ -1,10 +1,11 @@
 """The engine's process: one frozen model, its batch, and the threads that connect it with Redis. `manage.py engine`.
 
 Threads: the model's (the main one) · intake · answers (writes events) · messages (keeps chat answers) · services ·
-planner · pins · heartbeat · small pools for preparing requests and loading adapters.
+planner · pins · drains · heartbeat · small pools for preparing requests and loading adapters.
 SIGTERM drains, for a deploy: no new request is taken, those not begun are handed back at once, live answers are
 finished, for `drain_s` at most. SIGINT, and a second SIGTERM, stop after the step under way. Whatever is unfinished
-then is handed back, and another engine goes on where this one stopped. A fault of the model's loop itself ends the
+then is handed back, and another engine goes on where this one stopped. One that an admin drains does the same and comes
+back without its model, as a new process (jobs/engine_drains.py). A fault of the model's loop itself ends the
 process with code 70: the supervisor starts a fresh one, which takes the requests over.
 """
 
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs import stream, stream_redis
+from jobs.devices import device_names
 from jobs.engine_answers import Answers
 from jobs.engine_budget import check_fits, needs_of
 from jobs.engine_config import EngineConfig, config_from_settings
+from jobs.engine_drains import AGAIN, EVERY_S, DrainWatch, begin_anew, is_kept_out
 from jobs.engine_heartbeat import Heartbeat, engine_id
 from jobs.engine_intake import Intake
 from jobs.engine_leaving import hand_back
@@ -48,7 +51,10 @@ class EngineProcess:
         self._name = engine_id()
         self._stop, self._drain = threading.Event(), threading.Event()
         self._drain_until = 0.0
-        self._needs_bytes = 0
+        self._comes_back = False
+        """Whether it leaves only to give its memory back."""
+        self._memory: dict[str, Any] = {"needs_bytes": 0}
+        """What it reserves, of how much, on which GPU by its CUDA number; of the latter two nothing before it loads."""
         self._engine: Serving | None = None
         self._state, self._device = "starting", DEVICE if config.vllm else config.device
         self._labels: dict[str, str] = {}
@@ -61,13 +67,22 @@ class EngineProcess:
 
     def stop(self, *_: object) -> None:
         """Ends after the step under way. Any thread, or a signal."""
+        self._comes_back = False
         self._stop.set()
 
     def drain(self, *_: object) -> None:
         """Ends when the live answers are done; at once when nothing is served yet, or when asked again."""
-        if self._drain.is_set() or self._state != READY:
+        is_asked_again = self._drain.is_set() and not self._comes_back
+        if is_asked_again or self._state not in (READY, stream.DRAINING):
             self._stop.set()
+        self._comes_back = False
         self._drain.set()
+
+    def leave(self) -> None:
+        """As `drain`, to come back without the model. Unless it ends for good already."""
+        if not self._drain.is_set():
+            self._comes_back = True
+            self._drain.set()
 
     def listen(self) -> None:
         """To signals; in the main thread."""
@@ -75,26 +90,28 @@ class EngineProcess:
         signal.signal(signal.SIGINT, self.stop)
 
     def run(self) -> int:
-        """Serves until stopped. Returns the exit code."""
+        """Serves until stopped. Returns the exit code; AGAIN when the caller shall `begin_anew`."""
         self._heartbeat.start()
         try:
             self._engine = self._load()
             if self._engine is not None:
                 self._serve(self._engine)
-            return 0
+            code = 0
         except (ModelError, OutOfMemoryError, SpecError) as error:
             logger.error("%s %s", error.message, error.hint)
-            return 69
+            code = 69
         except Exception:
             logger.exception("the engine stops")
-            return 70
+            code = 70
         finally:
             self._heartbeat.stop()
             logger.info("engine %s has stopped", self._name)
+        # Asked for last, since a signal that ends it for good may come at any time.
+        return AGAIN if self._comes_back and not code else code
 
     def _describe(self) -> dict[str, Any]:
         engine = self._engine
-        fields: dict[str, Any] = {"state": self._state, "device": self._device, "needs_bytes": self._needs_bytes}
+        fields: dict[str, Any] = {"state": self._state, "device": self._device, **self._memory}
         if engine is None:
             return {**fields, "slots": self._config.n_slots, "length": self._config.length, "rows": [], "step": 0,
                     "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": [], "ended": self._ended}  # fmt: skip
@@ -109,7 +126,9 @@ class EngineProcess:
         }  # fmt: skip
 
     def _load(self) -> Serving | None:
-        """The engine, once the model's folder is there; None when stopped before."""
+        """The engine, once it may serve and the model's folder is there; None when stopped before."""
+        if not self._may_serve():
+            return None
         folder = self._config.models_dir / self._config.base
         while not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             if self._state != WAITING:
@@ -142,16 +161,28 @@ class EngineProcess:
             is_packed=self._config.is_packed,
         )  # fmt: skip
 
+    def _may_serve(self) -> bool:
+        """Waits while the engine is drained; False when stopped before."""
+        while is_kept_out(self._config.base, unknown=self._state == stream.DRAINED):
+            if self._state != stream.DRAINED:
+                logger.info("drained: nothing is loaded until an admin lets it serve again")
+                self._state = stream.DRAINED
+            if self._stop.wait(EVERY_S):
+                return False
+        return True
+
     def _check_memory(self, folder: Path) -> None:
         """Raises OutOfMemoryError."""
         from ml.devices import dtype_on
-        from ml.plan.verdicts import free_bytes
+        from ml.plan.verdicts import free_bytes, total_bytes
 
         n_slots, length = self._config.n_slots, self._config.length
         needs = needs_of(folder, n_slots=n_slots, length=length, n_bytes=dtype_on(self._device).itemsize)
         free = free_bytes(self._device)
         check_fits(self._config.base, needs, free=free, n_slots=n_slots, length=length)
-        self._needs_bytes = needs.total
+        self._memory = {"needs_bytes": needs.total, "total_bytes": total_bytes(self._device)}
+        if self._device != "cpu":
+            self._memory["gpu"] = device_names()[0]
 
     def _wait_for_server(self, state: str) -> bool:
         self._state = state
@@ -175,7 +206,8 @@ class EngineProcess:
             later={"plan": planner.take, "nearest": nearest.take},
         )  # fmt: skip
         pins = Pins(engine, self._config.production or (lambda _: []))
-        parts = (writer, closer, intake, planner, services, pins)
+        drains = DrainWatch(base, self.leave)
+        parts = (writer, closer, intake, planner, services, pins, drains)
         for part in parts:
             part.start()
         self._state = READY
@@ -189,6 +221,7 @@ class EngineProcess:
                 answers.handle(engine.step())
         finally:
             self._state = stream.STOPPING
+            drains.stop()
             pins.stop()
             intake.stop()
             answers.stop()
@@ -223,7 +256,10 @@ class EngineProcess:
 
 
 def main(base: str = "") -> int:
-    """`manage.py engine`; Django is set up. Returns the exit code. Raises ModelError."""
+    """`manage.py engine`; Django is set up. Returns the exit code, or begins anew. Raises ModelError."""
     process = EngineProcess(config_from_settings(base))
     process.listen()
-    return process.run()
+    code = process.run()
+    if code == AGAIN:
+        begin_anew()
+    return code

@@ -13,8 +13,13 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from jobs.stream_drains import Drain as Drain
+from jobs.stream_drains import drain as drain
+from jobs.stream_drains import drains as drains
+from jobs.stream_drains import is_drained as is_drained
+from jobs.stream_drains import undrain as undrain
 from jobs.stream_kept import KEEP_ANSWER_S as KEEP_ANSWER_S
 from jobs.stream_kept import akeep as akeep
 from jobs.stream_kept import akept as akept
@@ -45,9 +50,10 @@ SAMPLE_S, N_SAMPLES = 5, 120
 SERVICES_LIMIT = 1000
 """Questions kept; older ones are dropped, whoever asked has given up by then."""
 FINAL_EVENTS = ("done", "error")
-DRAINING, STOPPING = "draining", "stopping"
-ENDING = (DRAINING, STOPPING)
+DRAINING, STOPPING, DRAINED = "draining", "stopping", "drained"
+OUT = (DRAINING, STOPPING, DRAINED)
 """States of an engine that takes no more requests."""
+Beat = TypeVar("Beat", bound=Mapping[str, Any])
 Event = tuple[str, dict[str, Any]]
 """Event id (give it back as `after`) and `{"event": name, ...}`."""
 
@@ -103,9 +109,9 @@ def _waiting(base: str, beats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"event": "waiting", "engines": len(serving(base, beats))}
 
 
-def serving(base: str, beats: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of these heartbeats, those of engines that take (or will take) requests for the base model."""
-    return [beat for beat in beats if beat.get("base") == base and beat.get("state") not in ENDING]
+def serving(base: str, beats: Sequence[Beat]) -> list[Beat]:
+    """Of these heartbeats, those of engines that take (or will take) requests for the base model; "" is any."""
+    return [beat for beat in beats if base in ("", beat.get("base")) and beat.get("state") not in OUT]
 
 
 async def events(request_id: str, after: str = "0", *, block_s: float = 5) -> AsyncIterator[Event]:
@@ -227,8 +233,9 @@ def _heartbeats(hashes: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 def engines() -> list[dict[str, Any]]:
-    """Heartbeats of the live engines: id, base, state, device, pid, slots, rows, step, step_ms, tokens_per_s, queue,
-    resident (artifact, label, form, bytes, pinned), totals (see jobs/engine_main.py)."""
+    """Heartbeats of the live engines: id, base, state, device, gpu, needs_bytes, total_bytes, pid, slots,
+    rows, step, step_ms, tokens_per_s, queue, resident
+    (artifact, label, form, bytes, pinned), totals (see jobs/engine_main.py)."""
     with redis_errors("look for engines"):
         ids = client().zrangebyscore(ENGINES, time.time() - HEARTBEAT_TTL_S, "+inf")
         pipe = client().pipeline(transaction=False)

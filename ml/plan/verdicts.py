@@ -55,3 +55,10 @@ def free_bytes(device: str) -> int:
     if limit != resource.RLIM_INFINITY:
         free = min(free, max(0, limit - int(psutil.Process().memory_info().vms)))
     return free
+
+
+def total_bytes(device: str) -> int:
+    """Bytes that `device` has, free or not."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[1])
+    return int(psutil.virtual_memory().total)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.engine_config import EngineConfig
+from jobs.engine_drains import AGAIN, begin_anew
 from jobs.engine_main import EngineProcess
 from jobs.engine_vllm import VllmConfig
 from jobs.stream_redis import client
@@ -58,7 +59,10 @@ def main() -> int:
         )
     )  # fmt: skip
     process.listen()
-    return process.run()
+    code = process.run()
+    if code == AGAIN:
+        begin_anew()
+    return code
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,37 @@ def test_an_engine_that_drains_finishes_what_it_began_and_hands_the_rest_on(engi
     assert [starts_of(events) for events in answers] == [[name]] * 4 + [[engine_of(second.pid)]] * 2
     assert len({text_of(events) for events in answers}) == 1
     wait_for(nothing_is_left_behind, engines)
+
+
+def test_a_drained_engine_finishes_gives_its_memory_back_and_serves_again_when_it_may(
+    engines: Engines,  # noqa: F811
+) -> None:
+    """One process all along, without a supervisor; meanwhile it counts as no engine, and holds no model."""
+    process = engines.start()
+    (beat,) = stream.engines()
+    assert 0 < beat["needs_bytes"] < beat["total_bytes"]
+    begun = request_of(max_tokens=100)
+    stream.submit([begun])
+    wait_for(lambda: n_tokens(begun) > 5, engines)
+    place = {"base": "tiny-llama", "host": beat["host"]}
+    assert stream.drain(stream.Drain(**place, by="ada", team_id=1, at=0.0))
+    assert answer_of(begun)[-1]["event"] == "done"
+    (away,) = wait_for(lambda: [e for e in stream.engines() if e["state"] == stream.DRAINED], engines)
+    assert (away["pid"], away["needs_bytes"]) == (process.pid, 0) and away["id"] != beat["id"]
+    assert stream.serving("tiny-llama", stream.engines()) == []
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+    late = request_of(max_tokens=5)
+    stream.submit([late])
+    assert stream.undrain(**place) and not stream.undrain(**place)
+    assert answer_of(late)[-1]["event"] == "done" and process.poll() is None
+
+
+def test_a_drained_engine_ends_for_good_when_it_is_told(engines: Engines) -> None:  # noqa: F811
+    stream.drain(stream.Drain(base="tiny-llama", host=socket.gethostname(), by="ada", team_id=1, at=0.0))
+    process = engines.start(ready=False)
+    wait_for(lambda: [e for e in stream.engines() if e["state"] == stream.DRAINED], engines)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
 
 
 def test_answers_longer_than_the_drain_go_on_elsewhere_token_by_token(engines: Engines) -> None:  # noqa: F811

@@ -28,7 +28,7 @@ async def need_engine(base: str = "") -> None:
     """Raises UnavailableError at once rather than letting a client wait for an engine that is not there. `base`: the
     base model that it must serve; "" is any."""
     engines = await stream.aengines()
-    if not (stream.serving(base, engines) if base else engines):
+    if not stream.serving(base, engines):
         raise UnavailableError(
             f"No engine of {base} is running." if base else "The engine is not running.",
             hint="Try again in some seconds.", code="engine_starting",

@@ -34,6 +34,7 @@ STATES = {
     "waiting for vLLM": ("wait", "waiting for vLLM",
                          "The server that holds its model does not answer; the engine's log says what it sees."),
     "draining": ("wait", "draining", "It takes no new requests, finishes those that it has, and then ends."),
+    "drained": ("old", "drained", ""),
     "stopping": ("wait", "stopping", "Another engine goes on with its answers where it stops."),
 }  # fmt: skip
 """Shape, word, and what follows from it."""
@@ -50,6 +51,15 @@ def engines() -> list[Beat]:
     except ColdframeError as error:
         logger.warning("engines cannot be listed: %s", error)
         return []
+
+
+def drains() -> dict[tuple[str, str], stream.Drain]:
+    """Who keeps which engines out, by base model and host; empty when Redis does not answer."""
+    try:
+        return {(drain.base, drain.host): drain for drain in stream.drains()}
+    except ColdframeError as error:
+        logger.warning("drained engines cannot be listed: %s", error)
+        return {}
 
 
 def queue() -> dict[str, Any]:
@@ -78,12 +88,16 @@ def overview(*, team: Team) -> dict[str, Any]:
     """Everything on the page of the engines."""
     beats = engines()
     panes = engine_panes(team=team, beats=beats)
+    here = {(beat.get("base"), beat.get("host")) for beat in beats}
     try:
         waiting = queue()
     except ColdframeError as error:
         logger.warning("the queue cannot be seen: %s", error)
         waiting = None
-    return {"panes": panes, "queue": waiting, "n_answering": sum(pane["state"]["name"] == "ready" for pane in panes)}
+    return {
+        "panes": panes, "queue": waiting, "n_answering": sum(pane["state"]["name"] == "ready" for pane in panes),
+        "absent": [_drain(drain, team) for place, drain in drains().items() if place not in here],
+    }  # fmt: skip
 
 
 def engine_panes(*, team: Team, beats: list[Beat]) -> list[dict[str, Any]]:
@@ -94,7 +108,19 @@ def engine_panes(*, team: Team, beats: list[Beat]) -> list[dict[str, Any]]:
     versions = AdapterVersion.objects.for_team(team).filter(artifact__in=artifacts - {None, ""})
     own = {version.artifact: version for version in versions.select_related("adapter")}
     ordered = sorted(beats, key=lambda beat: (str(beat.get("base")), beat.get("started_at") or 0))
-    return [_pane(beat, team, own) for beat in ordered]
+    held = drains()
+    return [
+        {**_pane(beat, team, own), "drain": _drain(held.get((str(beat.get("base")), str(beat.get("host")))), team)}
+        for beat in ordered
+    ]
+
+
+def _drain(drain: stream.Drain | None, team: Team) -> dict[str, Any] | None:
+    """Who and since when; an admin of another team is not named."""
+    if drain is None:
+        return None
+    by = drain.by if drain.team_id == team.pk else "an admin of another team"
+    return {"base": drain.base, "host": drain.host, "by": by, "at": datetime.fromtimestamp(drain.at, UTC)}
 
 
 def _pane(beat: Beat, team: Team, own: dict[str, AdapterVersion]) -> dict[str, Any]:

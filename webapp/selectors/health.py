@@ -123,6 +123,8 @@ def engine_part(engines: list[dict[str, Any]]) -> Part:
         whose = f" of {base}" if len(settings.BASE_MODELS) > 1 else ""
         if not of_base:
             return {"state": "down", "text": f"no engine{whose} is running"}
+        if all(engine.get("state") == stream.DRAINED for engine in of_base):
+            return {"state": "down", "text": f"drained{whose} by an admin"}
         if not is_ready:
             return {"state": "starting", "text": f"{of_base[0].get('state')}{whose}"}
     return {"state": "ready", "text": f"{n_ready} running", "count": n_ready}

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db.models import Model, QuerySet
 from django.urls import reverse
 
+from jobs import stream
 from webapp.models import (
     Adapter,
     AdapterVersion,
@@ -46,7 +47,7 @@ class Step:
 
 def bed() -> dict[str, Any]:
     """The frozen model at the foot of the navigation: plants are resident tasks, grown ones are in the batch now."""
-    alive = engines()
+    alive = stream.serving("", engines())
     if not alive:
         return {"model": settings.BASE_MODEL, "text": "the engine is not running", "plants": _plants(0)}
     engine = alive[0]

@@ -34,7 +34,7 @@ def base_models(*, team: Team, beats: list[dict[str, Any]]) -> list[dict[str, An
     grown = AdapterVersion.objects.for_team(team).filter(adapter__is_retired=False)
     counts = dict(grown.values_list("base_name").annotate(n=Count("adapter", distinct=True)))
     served: dict[str, list[dict[str, Any]]] = {}
-    for beat in beats:
+    for beat in stream.serving("", beats):
         served.setdefault(str(beat.get("base", "")), []).append(beat)
     rows = sorted(BaseModel.objects.all(), key=lambda row: (row.family == "embedding", row.name))
     return [

@@ -96,7 +96,7 @@ def _nearest(version: PromptVersion, question: str, team_id: int) -> tuple[list[
     """The rows an engine would choose for this question, or why they cannot be shown."""
     payload = {"team_id": team_id, "dataset_version_id": version.dataset_version_id, "query": question, "k": version.k}
     try:
-        if not stream.engines():
+        if not stream.serving("", stream.engines()):
             return [], "They are chosen by the engine, which is not running."
         rows: list[dict[str, Any]] = stream.call_service("nearest", payload, timeout_s=NEAREST_S)["rows"]
         return rows, ""

@@ -82,7 +82,7 @@ def memory_of(form: TrainForm, *, wants_fixes: bool = False) -> Memory:
         "spec": form.spec.as_dict(), "labels": len(version.labels or ()) if version else 0, "remedies": wants_fixes,
     }  # fmt: skip
     try:
-        if not stream.engines():
+        if not stream.serving("", stream.engines()):
             return Memory(problem=NO_ENGINE)
         said = stream.call_service("plan", payload, REMEDIES_TIMEOUT_S if wants_fixes else TIMEOUT_S)
     except UnavailableError:

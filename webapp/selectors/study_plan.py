@@ -70,7 +70,7 @@ def plan_of_study(*, team: Team, version: DatasetVersion | None, spec: StudySpec
         "calibration": calibration(team=team, base=spec.base),
     }  # fmt: skip
     try:
-        if not stream.engines():
+        if not stream.serving("", stream.engines()):
             return StudyPlan(problem=NO_ENGINE)
         said = stream.call_service("plan", payload, TIMEOUT_S)
     except UnavailableError:

@@ -58,7 +58,7 @@ def conversation_delete(*, conversation: Conversation) -> None:
 def _cancel_quietly(message: Message) -> bool:
     try:
         stream.cancel(message.request_id.hex)
-        return bool(stream.engines())
+        return any(engine.get("state") != stream.DRAINED for engine in stream.engines())
     except UnavailableError as error:
         logger.warning("message %s could not be cancelled: %s", message.pk, error)
         return False

@@ -153,7 +153,7 @@ def engine(request: HttpRequest) -> HttpResponse:
     try:
         engines = stream.engines()
         if not any(e.get("state", "ready") == "ready" for e in engines):
-            problem = "starting" if engines else "engine"
+            problem = "starting" if any(e.get("state") != stream.DRAINED for e in engines) else "engine"
     except ColdframeError:
         problem = "redis"
     return render(request, "chat/_engine.html", {"problem": problem})

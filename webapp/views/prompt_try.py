@@ -102,7 +102,7 @@ def start(request: HttpRequest) -> HttpResponse:
             _drafts(request, form), data=form.dataset_version, question=question, team_id=request.team.pk,
             seed=_number(request.POST.get("rows_seed"), 0, MAX_SEED),
         )  # fmt: skip
-        if not stream.engines():
+        if not stream.serving("", stream.engines()):
             raise NotFoundError("The engine is not running.", hint="Look on the Models page, then try again.")
         stream.submit(trial.requests)
     except ColdframeError as error:

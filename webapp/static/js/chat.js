@@ -113,10 +113,6 @@ async function press(form) {
 turns.addEventListener("submit", (event) => {
   if (event.target.matches("[data-part]")) { event.preventDefault(); press(event.target); }
 });
-document.addEventListener("submit", (event) => {
-  const question = event.target.dataset?.confirm;
-  if (question && !window.confirm(question)) event.preventDefault();
-});
 
 turns.addEventListener("click", (event) => {
   const article = event.target.closest(".cf-answer");

@@ -1,4 +1,4 @@
-// Collections: names of chosen files, a question before deleting, the cited passage in sight.
+// Collections: names of chosen files, the cited passage in sight.
 document.addEventListener("change", (event) => {
   const input = event.target.closest(".cf-dropdocs input[type=file]");
   const label = input && document.querySelector(`[data-files-of="${CSS.escape(input.id)}"]`);
@@ -12,11 +12,6 @@ document.addEventListener("change", (event) => {
   const size = bytes < 1e6 ? `${Math.ceil(bytes / 1000)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
   names.textContent = files.length === 1 ? size : `${files.slice(0, 4).map((f) => f.name).join(", ")}${files.length > 4 ? " …" : ""}, ${size}`;
   label.replaceChildren(title, document.createElement("br"), names);
-});
-
-document.addEventListener("submit", (event) => {
-  const question = event.submitter?.dataset.confirm;
-  if (question && !window.confirm(question)) event.preventDefault();
 });
 
 document.getElementById("passage")?.scrollIntoView({ block: "center" });
