@@ -22,7 +22,8 @@ def workdir_of(run_id: int) -> Path:
     return Path(settings.RUNS_DIR) / str(run_id)
 
 
-def _child_spec(run: Run) -> dict[str, Any]:
+def child_spec(run: Run) -> dict[str, Any]:
+    """The run's spec as `ml` reads it."""
     from webapp import storage
 
     spec = dict(run.spec)
@@ -70,7 +71,7 @@ def prepare(run: Run) -> list[str]:
     if run.kind == Run.Kind.STUDY:
         _check_model(str(run.spec.get("base", "")))
         return study.command(run, folder)
-    spec = _child_spec(run)
+    spec = child_spec(run)
     draft = folder / ".spec.json"
     draft.write_text(json.dumps(spec, ensure_ascii=False, indent=1), encoding="utf-8")
     draft.replace(folder / "spec.json")

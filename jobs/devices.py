@@ -2,7 +2,7 @@
 
 Guarantees: the lock is handed to the trainer as well, so it stays held for as long as the trainer lives, also when its
 supervisor was killed; two trainers never share a device of one machine. Never imports torch.
-Does not weigh memory: a free device is given to whoever asks first.
+Does not weigh memory (jobs/admission.py does): a free device is given to whoever asks first.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Guarantees: an engine that would not fit is refused before anything of it is loaded, with the sizes and what to lower; a
 machine's engines say in their heartbeats what they need, so that a run is not given the same memory, though slots on a
 CPU fill only as they are used. Adapters, prefixes and models of their own are not counted: they are loaded later, under
-limits of their own, and what does not fit then is refused or evicted.
+limits of their own, and what does not fit then is refused or evicted. How a run waits for room: jobs/admission.py.
 """
 
 from __future__ import annotations
@@ -58,18 +58,32 @@ def check_fits(base: str, needs: Needs, *, free: int, n_slots: int, length: int)
     if needs.total <= free:
         return
     raise OutOfMemoryError(
-        f"An engine of {base} needs {_gb(needs.total)}: {_gb(needs.weights)} for its weights, {_gb(needs.slots)} for "
-        f"{n_slots} slots of {length} tokens. {_gb(free)} are free.",
+        f"An engine of {base} needs {gb(needs.total)}: {gb(needs.weights)} for its weights, {gb(needs.slots)} for "
+        f"{n_slots} slots of {length} tokens. {gb(free)} are free.",
         hint="Lower ENGINE_SLOTS or ENGINE_LENGTH, serve a smaller base model, or end what else is in the memory.",
     )  # fmt: skip
 
 
-def _gb(n_bytes: int) -> str:
+def gb(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.1f} GB"
 
 
 def run_limit(total: int, beats: Sequence[Mapping[str, Any]]) -> int:
-    """Bytes that a run's process may hold on this machine of `total`: nine tenths, less what its engines need."""
-    here = [beat for beat in beats if beat.get("host") == socket.gethostname() and beat.get("device", "cpu") == "cpu"]
-    reserved = sum(int(beat.get("needs_bytes") or 0) for beat in here)
-    return int(max(0.9 * total - reserved, LEAST_SHARE * total))
+    """Bytes that a run's process may hold in this machine's memory of `total`, beside the engines there."""
+    return room_of(total, rivals_on("cpu", beats), device="cpu")
+
+
+def rivals_on(device: str, beats: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Heartbeats of the engines of this machine that hold memory of the device: `cpu`, or a GPU by its CUDA number."""
+    return [
+        beat for beat in beats
+        if beat.get("host") == socket.gethostname() and beat.get("needs_bytes")
+        and (beat.get("gpu") or beat.get("device", "cpu")) == device
+    ]  # fmt: skip
+
+
+def room_of(total: int, rivals: Sequence[Mapping[str, Any]], *, device: str) -> int:
+    """Bytes that these engines leave to a run: nine tenths of `total` less what they need. Of a machine's memory at
+    least a quarter, where slots fill only as they are used; on a GPU nothing is spared."""
+    left = 0.9 * total - sum(int(beat["needs_bytes"]) for beat in rivals)
+    return int(max(left, LEAST_SHARE * total if device == "cpu" else 0))

@@ -28,6 +28,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
 from jobs import stream
+from jobs.admission import wait_for_room
 from jobs.child import Child, child_env
 from jobs.commands import extra_env, prepare, workdir_of
 from jobs.devices import Device, free_device
@@ -58,6 +59,8 @@ def supervise(run_id: int, *, limit_s: float = 0) -> str:
         if kind is None:
             return "not waiting"
         with _device_for(kind, run_id, stop) as device:
+            if device is not None:
+                wait_for_room(run_id, device.name, stop)
             if device is None or stop.is_set():
                 return "told to stop"
             claim = run_claim(run_id=run_id, owner=f"{socket.gethostname()}:{os.getpid()}")
