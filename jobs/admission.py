@@ -65,6 +65,7 @@ def wait_for_room(run_id: int, device: str, stop: threading.Event) -> None:
         if not reason or not _say(run_id, reason):
             return
         stop.wait(POLL_S)
+    _say(run_id, "")  # whoever takes it next looks anew
 
 
 def planned_bytes(run: Run, device: str) -> int:

@@ -145,7 +145,7 @@ def test_a_worker_that_is_told_to_stop_leaves_a_waiting_run_in_line(large: Run, 
     on_wait(lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert supervise(large.pk) == "told to stop"
     large.refresh_from_db()
-    assert large.state == Run.State.QUEUED and large.attempt == 0
+    assert large.state == Run.State.QUEUED and large.attempt == 0 and large.waiting_for == ""
 
 
 def test_redis_that_goes_away_meanwhile_starts_nothing(
@@ -158,7 +158,7 @@ def test_redis_that_goes_away_meanwhile_starts_nothing(
             os.kill(os.getpid(), signal.SIGTERM)
 
     said = on_wait(go_on)
-    assert supervise(large.pk) == "told to stop" and len(said) == 3
+    assert supervise(large.pk) == "told to stop" and "memory" in said[2] and len(said) == 4
 
 
 @pytest.mark.parametrize("change", [{"device": "cuda", "gpu": "0"}, {"host": "elsewhere"}])

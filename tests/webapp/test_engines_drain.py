@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,10 @@ from django.test import Client
 from django.urls import reverse
 
 from jobs import stream
+from ml.errors import UnavailableError
 from tests.webapp.test_engines import beat_of, page_for
 from tests.webapp.test_engines import beats as beats
+from webapp.api.chat import need_engine
 from webapp.models import AuditEvent, Team
 from webapp.selectors import health
 
@@ -93,6 +96,17 @@ def test_a_drain_without_a_process_can_be_taken_back(
     page = page_for(client)
     assert "no process on box now" in page and reverse("engines:serve") in page
     assert post(client, "serve") == 302 and not stream.drains()
+
+
+@pytest.mark.parametrize("base", ["tiny", ""])
+def test_the_api_refuses_what_only_a_drained_engine_would_answer(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def found() -> list[dict[str, Any]]:
+        return [beat_of(state="drained")]
+
+    monkeypatch.setattr(stream, "aengines", found)
+    with pytest.raises(UnavailableError, match="running") as caught:
+        asyncio.run(need_engine(base))
+    assert caught.value.code == "engine_starting"
 
 
 def test_a_drained_engine_counts_as_none(
