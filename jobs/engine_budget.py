@@ -9,6 +9,7 @@ limits of their own, and what does not fit then is refused or evicted. How a run
 from __future__ import annotations
 
 import math
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from typing import Any
 
 from ml.errors import OutOfMemoryError
 
+NF4_BYTES = 0.5 + 1 / 64
+"""Of a number in 4 bits, with its part of its block's scale of 8 bits (Dettmers et al. 2023, arXiv 2305.14314)."""
+_STAYS_WHOLE = re.compile(r"embed|wte|wpe|lm_head")
+"""Matrices that bitsandbytes leaves as they are."""
 LEAST_SHARE = 0.25
 """Of the machine's memory: what a run may hold however much engines need."""
 
@@ -33,24 +38,26 @@ class Needs:
         return self.weights + self.slots
 
 
-def needs_of(folder: Path, *, n_slots: int, length: int, n_bytes: int = 4) -> Needs:
+def needs_of(folder: Path, *, n_slots: int, length: int, n_bytes: int = 4, quantization: str = "") -> Needs:
     """Of a decoder in the models folder, from its configuration and the heads of its weight files alone; `n_bytes` of
-    each number."""
+    each number, those of layers in 4 bits aside."""
     from safetensors import safe_open
     from transformers import AutoConfig
 
     from ml.engine.cache import heads_of, usable_length
     from ml.loading import weights_of
 
-    n_numbers = 0
+    weights = 0.0
     for path in weights_of(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
-                n_numbers += math.prod(file.get_slice(name).get_shape())
+                shape = file.get_slice(name).get_shape()
+                is_short = quantization and len(shape) == 2 and not _STAYS_WHOLE.search(name)
+                weights += math.prod(shape) * (NF4_BYTES if is_short else n_bytes)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     n_layers, n_kv_heads, width = heads_of(config)
     a_token = 2 * n_layers * n_kv_heads * width * n_bytes
-    return Needs(weights=n_numbers * n_bytes, slots=n_slots * usable_length(config, length) * a_token)
+    return Needs(weights=int(weights), slots=n_slots * usable_length(config, length) * a_token)
 
 
 def check_fits(base: str, needs: Needs, *, free: int, n_slots: int, length: int) -> None:

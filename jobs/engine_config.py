@@ -35,6 +35,8 @@ class EngineConfig:
     """Artifacts, by the base model's fingerprint, that are kept in memory before all others."""
     device: str = "cpu"
     """cpu, cuda, or auto: a GPU where there is one. On a GPU the model is in bfloat16 where that GPU has it."""
+    quantization: str = ""
+    """nf4: the model's layers are held in 4 bits."""
     vllm: VllmConfig | None = None
     """Where the model is instead of here."""
 
@@ -54,7 +56,8 @@ def config_from_settings(base: str = "") -> EngineConfig:
     return EngineConfig(
         base=base or settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
         length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
-        is_packed=settings.ENGINE_PACKED, device=settings.ENGINE_DEVICE, drain_s=settings.ENGINE_DRAIN_S,
+        is_packed=settings.ENGINE_PACKED, device=settings.ENGINE_DEVICE,
+        quantization=settings.ENGINE_QUANTIZATION, drain_s=settings.ENGINE_DRAIN_S,
         production=artifacts_in_production,
         artifact_folder=lambda sha: path_of(f"artifacts/{sha}"), vllm=_vllm_from_settings(),
     )  # fmt: skip

@@ -111,7 +111,9 @@ class EngineProcess:
 
     def _describe(self) -> dict[str, Any]:
         engine = self._engine
-        fields: dict[str, Any] = {"state": self._state, "device": self._device, **self._memory}
+        fields: dict[str, Any] = {
+            "state": self._state, "device": self._device, "quantization": self._config.quantization, **self._memory
+        }  # fmt: skip
         if engine is None:
             return {**fields, "slots": self._config.n_slots, "length": self._config.length, "rows": [], "step": 0,
                     "step_ms": 0.0, "tokens_per_s": 0.0, "queue": 0, "resident": [], "ended": self._ended}  # fmt: skip
@@ -153,7 +155,8 @@ class EngineProcess:
         self._device = device_named(self._config.device)
         self._check_memory(folder)
         backbone = load_backbone(
-            folder, device=self._device, dtype=dtype_on(self._device), families=("decoder",)
+            folder, device=self._device, dtype=dtype_on(self._device), quantization=self._config.quantization,
+            families=("decoder",),
         )  # fmt: skip
         return Engine(
             backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
@@ -177,7 +180,10 @@ class EngineProcess:
         from ml.plan.verdicts import free_bytes, total_bytes
 
         n_slots, length = self._config.n_slots, self._config.length
-        needs = needs_of(folder, n_slots=n_slots, length=length, n_bytes=dtype_on(self._device).itemsize)
+        needs = needs_of(
+            folder, n_slots=n_slots, length=length, n_bytes=dtype_on(self._device).itemsize,
+            quantization=self._config.quantization,
+        )  # fmt: skip
         free = free_bytes(self._device)
         check_fits(self._config.base, needs, free=free, n_slots=n_slots, length=length)
         self._memory = {"needs_bytes": needs.total, "total_bytes": total_bytes(self._device)}

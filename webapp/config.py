@@ -53,6 +53,9 @@ class Config(BaseSettings):
     engine_device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the engine computes on: cpu in float32; cuda in bfloat16 where the GPU has it; auto, a GPU where there is
     one."""
+    engine_quantization: Literal["", "nf4"] = ""
+    """nf4 holds the base model's layers in 4 bits: an eighth of float32's memory, slower on a CPU, and answers as those
+    of a QLoRA's training base. Adapters that replace whole weights are refused by such an engine."""
     engine_packed: bool = True
     """On a CPU, keep the weights a second time as its kernels read them fastest (same numbers, half of float32's bytes
     more, more than twice the speed); 0 saves that memory."""

@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--failures", type=int, default=0)
     parser.add_argument("--vllm", default="", help="address of a vLLM server that holds the model")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quantization", default="")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     process = EngineProcess(
@@ -55,7 +56,7 @@ def main() -> int:
             base=args.base, models_dir=args.models, artifact_folder=lambda sha: args.artifacts / sha, n_slots=4,
             length=512, threads=1, drain_s=args.drain, redis_url=args.redis_url, messages=ListedMessages(args.failures),
             vllm=VllmConfig(url=args.vllm) if args.vllm else None,
-            device=args.device,
+            device=args.device, quantization=args.quantization,
         )
     )  # fmt: skip
     process.listen()

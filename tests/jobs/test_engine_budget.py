@@ -42,6 +42,15 @@ def test_what_is_planned_is_what_model_and_slots_hold(models: Path) -> None:
     assert needs.slots == held * engine.runner.length // cache.columns
 
 
+def test_a_base_in_four_bits_needs_what_its_parameters_hold(models: Path) -> None:
+    needs = needs_of(models / "tiny-llama", n_slots=3, length=64, quantization="nf4")
+    model = load_backbone(models / "tiny-llama", quantization="nf4").model
+    held = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    whole = needs_of(models / "tiny-llama", n_slots=3, length=64)
+    assert sum(held.values()) <= needs.weights <= 1.05 * sum(held.values()) < whole.weights
+    assert needs.slots == whole.slots
+
+
 def test_an_engine_that_does_not_fit_is_refused_with_the_sizes_and_what_to_lower() -> None:
     needs = Needs(weights=2 * GB, slots=3 * GB)
     check_fits("big", needs, free=5 * GB, n_slots=8, length=512)

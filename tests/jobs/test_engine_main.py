@@ -286,6 +286,15 @@ def test_an_engine_for_a_gpu_that_is_not_there_ends_and_says_what_to_do(engines:
     assert "There is no CUDA device here. Choose cpu or auto" in engines.logs()
 
 
+def test_an_engine_in_four_bits_says_so_and_answers(engines: Engines):
+    engines.start("--quantization", "nf4")
+    (beat,) = stream.engines()
+    assert (beat["quantization"], beat["device"]) == ("nf4", "cpu")
+    request = request_of(max_tokens=8)
+    stream.submit([request])
+    assert len(ids_of(answer_of(request))) == 8
+
+
 def test_an_engine_says_how_it_decodes(serving: Engines):
     (beat,) = stream.engines()
     assert beat["device"] == "cpu"
