@@ -18,6 +18,7 @@ import torch
 from ml.data.rows import Dataset, Row
 from ml.evaluate import metrics, overlap
 from ml.evaluate.answers import nearest
+from ml.evaluate.scoring import is_cheap
 from ml.objectives import Check, Objective
 
 N_SAMPLES = 5
@@ -59,11 +60,12 @@ def measure(
 ) -> Report:  # fmt: skip
     """Measures `model` on the first `n_rows` rows of `split`. `check` is called between batches and may raise.
 
-    Without `writes` free answers are not written: loss and perplexity are all that is found of them.
+    Without `writes` free answers are not written, and labels not scored where that is dear: loss and perplexity are all
+    that is found of them.
     """
     rows = dataset.splits[split][:n_rows]
     model.eval()
-    if dataset.task == "classification":
+    if dataset.task == "classification" and (writes or is_cheap(objective.label_lengths())):
         return _classification_report(_classify(objective, model, dataset, rows, check))
     if not writes:
         return _likelihood_report(objective, model, rows, check)

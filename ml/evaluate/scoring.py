@@ -16,7 +16,15 @@ from ml.forward import Ragged, base_of, n_common, pad_right, run, share
 
 MOST_LOGITS = 40_000_000
 """Numbers in the logits of one pass of an evaluation."""
+MOST_SCORED = 128
+"""Tokens of all labels together, beyond which scoring them costs more than the training between two looks."""
 Check = Callable[[], None]
+
+
+def is_cheap(label_lengths: Sequence[int]) -> bool:
+    """Whether scoring labels of these lengths, in predictions, costs little beside the prompt. A classifier gives all
+    of its labels in one."""
+    return max(label_lengths, default=1) == 1 or sum(label_lengths) <= MOST_SCORED
 
 
 def n_rows_at_once(model: Any, n_positions: int, wanted: int) -> int:

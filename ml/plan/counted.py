@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ml.evaluate.scoring import is_cheap
 from ml.forward import base_of, run, share
 from ml.methods import build, enable_checkpointing
 from ml.plan.models import backbone_on_meta, with_depths
@@ -176,6 +177,8 @@ class _Counted:
         if self.kind == "head":
             return {"look": self._features() * (1 / self.most_rows), "writing": Work()}
         rows = self.setting.rows
+        if not is_cheap(rows.label_tokens):
+            rows = replace(rows, label_tokens=())
         n, n_chosen = evaluated_rows(self.model, self.kind, rows, self.most_rows)
         found: dict[str, Work] = {}
         marks: list[tuple[str, Work]] = []
