@@ -1,9 +1,10 @@
 # Coldframe. `make up` is all a newcomer needs; `make help` lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup models up test test-slow lint bench-engine study clean
+.PHONY: help setup models up test test-slow lint bench-engine bench-llamacpp study clean
 PY := .venv/bin/python
 VAR := $(or $(COLDFRAME_VAR),var)
+STARTER := $(VAR)/models/smollm2-135m-instruct
 # Tests and linters never ask a model hub: an offline call would retry for 23 s.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 PYTEST := $(OFFLINE) $(PY) -m pytest -n 2 --dist loadfile
@@ -36,7 +37,10 @@ lint: setup ## Check style, types, migrations, deployment settings and common se
 	@$(PY) -m bandit --quiet --severity-level high --recursive ml jobs webapp --configfile pyproject.toml
 
 bench-engine: setup models ## Measure the engine: mixed against plain, and against generate()
-	@$(OFFLINE) $(PY) bench/engine.py $(ARGS)
+	@$(OFFLINE) $(PY) bench/engine.py --model $(STARTER) --llamacpp $(VAR)/bench/llamacpp $(ARGS)
+
+bench-llamacpp: setup models ## Build llama.cpp for bench-engine to compare with (minutes; needs cmake and a C++ compiler)
+	@$(PY) bench/make_llamacpp.py --model $(STARTER) --into $(VAR)/bench/llamacpp $(ARGS)
 
 study: setup models ## Reproduce docs/studies from the raw data sets: DATA=folder, ARGS=--quick for a short check
 	@$(OFFLINE) $(PY) bench/study.py $(if $(DATA),--data $(DATA)) $(ARGS)

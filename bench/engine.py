@@ -1,12 +1,13 @@
 """How fast the engine is: a batch of many tasks against plain rows, transformers, PEFT and llama.cpp; first tokens.
 
-    python bench/engine.py [--quick] [--clock cpu --threads 1] [--gguf FILE]
+    python bench/engine.py [--quick] [--clock cpu --threads 1]
     python bench/engine.py --device cuda [--shape 8b]
 
 In each repetition everything is measured once, in turn, so that a noisy machine disturbs all alike; a ratio is formed
 within a repetition, and its median is shown beside its goal (ENGINE.md) and the limit that bytes and operations set.
 Ends in one JSON line. On a machine that others use, `--clock cpu --threads 1` counts this process' processor seconds:
-ratios stay meaningful. With a device of its own: bench/engine_roofline.py.
+ratios stay meaningful. `make bench-llamacpp` makes llama.cpp to compare with.
+With a device of its own: bench/engine_roofline.py.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Bench:
         self.soft = make_soft_prompts(folder, self.backbone, like, args.registered)
         self.engine = self._engine(ROWS)
         self.wide = self._engine(32) if not args.quick else None
+        self.llamacpp = engine_llamacpp.find(args.llamacpp, args.model, args.threads, args.clock)
 
     def _engine(self, n_slots: int) -> Engine:
         engine = Engine(self.backbone, artifact_folder=lambda sha: self.adapters.folder / sha, n_slots=n_slots,
@@ -92,7 +94,7 @@ class Bench:
         return found
 
     def rivals(self, repetition: int) -> dict[str, float]:
-        """tok/s of transformers and PEFT, and seconds of serving 16 LoRA tasks."""
+        """tok/s of transformers, PEFT and llama.cpp, and seconds of serving 16 LoRA tasks."""
         ids, steps, clock = self.ids, self.args.steps, self.clock
         names = [f"lora{row % N_LORA}" for row in range(ROWS)]
         sampled = [(2 * repetition) % ROWS, (2 * repetition + 1) % ROWS]
@@ -102,6 +104,7 @@ class Bench:
             "peft_mixed": generate_speed(self.peft, ids, ROWS, max(steps // 2, 2), clock, adapters=names),
             "sequential_s": sequential_seconds(self.peft, ids, ROWS, steps, clock, sampled),
             "batch_s": serve_seconds(self.engine, self.adapters.tasks("lora16", ROWS), ids, steps, clock),
+            **(self.llamacpp.speeds(len(ids), steps, (1, ROWS)) if self.llamacpp else {}),
         }
 
     def run(self) -> dict[str, list[float]]:
@@ -138,18 +141,10 @@ def ratios(found: Mapping[str, list[float]]) -> dict[str, float]:
     }  # fmt: skip
     if "plain_32" in found:
         figures["mixed_prefix_ratio_32"] = ratio("mixed_prefix_32", "plain_32")
+    for name, (ours, theirs) in engine_llamacpp.FIGURES.items():
+        if theirs in found:
+            figures[name] = ratio(ours, theirs)
     return figures
-
-
-def against_llamacpp(args: argparse.Namespace, n_prompt: int, found: Mapping[str, list[float]]) -> dict[str, Any]:
-    theirs = engine_llamacpp.speeds(args.gguf, n_prompt, args.steps, args.threads)
-    if isinstance(theirs, str):
-        print(
-            f"{engine_llamacpp.PROGRAM} or the file of --gguf is not here: vs_llamacpp_1 and vs_llamacpp_16 are absent"
-        )
-        return {"vs_llamacpp_1": theirs, "vs_llamacpp_16": theirs}
-    ours = {1: statistics.median(found["one"]), 16: statistics.median(found["plain"])}
-    return {f"vs_llamacpp_{n}": round(ours[n] / theirs[n], 3) for n in ours}
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -175,9 +170,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("var/models/smollm2-135m-instruct"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument(
-        "--gguf", type=Path, help="the same weights for llama.cpp, whose llama-batched-bench is on PATH"
-    )
+    parser.add_argument("--llamacpp", type=Path, default=Path("var/bench/llamacpp"), help="made by bench-llamacpp")
     parser.add_argument("--device", help="the roofline of a Llama shape with random weights, on cuda or cpu")
     parser.add_argument("--shape", choices=tuple(engine_roofline.SHAPES), default="8b")
     parser.add_argument("--quick", action="store_true", help="6 steps, 16 rows only, 40 of 1,000 soft prompts")
@@ -199,8 +192,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(args, Path(name), clock)
         found = bench.run()
-        figures: dict[str, Any] = ratios(found) | bench.first_tokens()
-    figures = {name: round(value, 3) for name, value in figures.items()} | against_llamacpp(args, len(bench.ids), found)
+        measured = ratios(found) | bench.first_tokens()
+    absent = dict.fromkeys(engine_llamacpp.FIGURES, engine_llamacpp.ABSENT)
+    figures: dict[str, Any] = absent | {name: round(value, 3) for name, value in measured.items()}
     limit = limits(bench.engine, ROWS, len(bench.ids) + args.steps // 2)
     print(f"\n{table(figures, limit)}\n")
     speeds = {name: round(statistics.median(values), 1) for name, values in found.items()}
@@ -208,6 +202,7 @@ def main() -> None:
         **figures, "limits": {name: [round(v, 3) for v in values] for name, values in limit.items()},
         "tokens_per_s": {name: speed for name, speed in speeds.items() if not name.endswith("_s")},
         "packed": bool(bench.engine.runner.packs and bench.engine.runner.packs.n_bytes),
+        "llamacpp": engine_llamacpp.VERSION if bench.llamacpp else engine_llamacpp.ABSENT,
         "base": bench.backbone.name, "prompt_tokens": len(bench.ids), "rows": ROWS, "steps": args.steps,
         "repetitions": args.repetitions, "registered": args.registered, "touched": args.touched, "clock": args.clock,
         **machine(args),

@@ -11,7 +11,6 @@ from bench import engine_batches as batches
 from bench import engine_roofline as roofline
 from bench.engine import ratios
 from bench.engine_figures import GOALS, SMALLER_IS_BETTER, limits, table
-from bench.engine_llamacpp import speeds
 from ml.backbone import load_backbone
 from ml.engine.engine import Engine
 from tests.ml.tiny import save_tiny
@@ -77,6 +76,9 @@ def test_ratios_are_medians_within_repetitions():
              "sequential_s", "batch_s")  # fmt: skip
     found = {name: [1.0, 2.0, 30.0] for name in names} | {"lora16": [0.5, 1.8, 3.0]}
     assert ratios(found)["lora16_ratio"] == 0.5 and ratios(found)["vs_generate"] == 1.0
+    assert "vs_llamacpp_16" not in ratios(found)
+    theirs = {"one": [1.0, 3.0, 2.0], "llamacpp_1": [2.0, 4.0, 2.0], "llamacpp_16": [1.0, 0.5, 10.0]}
+    assert ratios(found | theirs)["vs_llamacpp_1"] == 0.75 and ratios(found | theirs)["vs_llamacpp_16"] == 3.0
 
 
 def test_the_table_says_what_is_absent_and_shows_every_goal():
@@ -84,23 +86,6 @@ def test_the_table_says_what_is_absent_and_shows_every_goal():
     text = table(figures, {"lora16_ratio": (0.5, 0.75)})
     assert "absent" in text and "0.500, 0.750" in text
     assert all(name in text for name in GOALS) and all(name in GOALS for name in SMALLER_IS_BETTER)
-
-
-def test_llama_cpp_is_absent_without_its_program_or_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert speeds(tmp_path / "model.gguf", 10, 4, 1) == "absent"
-    monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
-    assert speeds(tmp_path / "model.gguf", 10, 4, 1) == "absent" == speeds(None, 10, 4, 1)
-
-
-def test_its_output_is_read_by_rows(tmp_path, monkeypatch):
-    program, gguf = tmp_path / "llama-batched-bench", tmp_path / "model.gguf"
-    lines = ["noise", '{"pl": 1, "speed_tg": 70.5}', '{"pl": 16, "speed_tg": 210}']
-    program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
-    program.chmod(0o755)
-    gguf.touch()
-    monkeypatch.setattr("shutil.which", lambda name: str(program))
-    assert speeds(gguf, 10, 4, 1) == {1: 70.5, 16: 210.0}
 
 
 def test_the_roofline_of_a_shape_is_measured_for_every_batch(monkeypatch, capsys):
