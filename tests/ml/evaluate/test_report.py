@@ -11,7 +11,7 @@ import torch
 
 from ml.backbone import load_backbone
 from ml.data.rows import Dataset, read_dataset
-from ml.evaluate import metrics
+from ml.evaluate import metrics, scoring
 from ml.evaluate.report import N_SAMPLES, measure
 from ml.objectives import decoder
 from ml.objectives.decoder import DecoderObjective
@@ -44,6 +44,27 @@ def test_classification_reports_shares_with_their_intervals(labelling: Subject) 
     for name, (low, high) in report.intervals.items():
         assert low <= report.metrics[name] <= high
     assert report.n_rows == 10
+
+
+def test_where_scoring_labels_is_dear_a_look_is_at_the_right_one_alone(
+    labelling: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, whole = measure(*labelling, "test", n_rows=10, writes=False), measure(*labelling, "test", n_rows=10)
+    assert few.metrics == whole.metrics, "a few labels are scored all the same"
+    objective, model, dataset = labelling
+    monkeypatch.setattr(scoring, "MOST_SCORED", sum(objective.label_lengths()) - 1)
+    monkeypatch.setattr(objective, "label_scores", lambda *_: pytest.fail("scored"))
+    seen = measure(*labelling, "test", n_rows=10, writes=False).metrics
+    assert seen.keys() == {"loss", "perplexity"}
+    lengths = objective.label_lengths()
+    n = [lengths[dataset.labels.index(row.completion)] for row in dataset.splits["test"][:10]]
+    losses = [loss for _, loss in objective.answers(model, dataset.splits["test"][:10], lambda: None, writes=False)]
+    assert seen["loss"] == pytest.approx(metrics.token_mean(losses, n))
+
+
+def test_a_classifiers_labels_cost_one_prediction_however_many() -> None:
+    assert scoring.is_cheap([1] * 10_000)
+    assert scoring.is_cheap([scoring.MOST_SCORED]) and not scoring.is_cheap([2] * scoring.MOST_SCORED)
 
 
 def test_generation_reports_overlaps_with_their_intervals(writing: Subject) -> None:
