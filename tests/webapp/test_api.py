@@ -353,3 +353,5 @@ async def test_embeddings_of_anything_else_are_refused(engine, token, fields, st
 async def test_the_description_is_public_and_names_every_route(db):
     body = json.loads((await AsyncClient().get("/v1/openapi.json")).content)
     assert set(body["paths"]) >= {"/v1/models", "/v1/models/{name}", "/v1/chat/completions", "/v1/embeddings"}
+    names = [operation["operationId"] for path in body["paths"].values() for operation in path.values()]
+    assert len(set(names)) == len(names)

@@ -49,8 +49,10 @@ async def completions(request: HttpRequest, body: CompletionRequest) -> Any:
     return await _answered(request, prepared, is_stream=bool(body.stream), is_background=bool(body.background))
 
 
-@router.get("/chat/completions/{completion_id}", url_name="chat_completion", summary="Join an answer again")
-@router.get("/completions/{completion_id}", url_name="completion", summary="Join continued texts again")
+@router.get("/chat/completions/{completion_id}", url_name="chat_completion", operation_id="chat_completion",
+            summary="Join an answer again")  # fmt: skip
+@router.get("/completions/{completion_id}", url_name="completion", operation_id="completion",
+            summary="Join continued texts again")  # fmt: skip
 async def completion_again(request: HttpRequest, completion_id: str, stream: bool = False, after: str = "") -> Any:
     """An answer that was asked for with `background`, whole when it is done, or as a stream: from the event behind
     `Last-Event-ID` (or `after`) on, else from its beginning. Leaving stops nothing."""
@@ -59,8 +61,10 @@ async def completion_again(request: HttpRequest, completion_id: str, stream: boo
     return await _told(asked, is_stream=is_stream, after=asked_after(request))
 
 
-@router.post("/chat/completions/{completion_id}/cancel", url_name="chat_completion_cancel", summary="Stop an answer")
-@router.post("/completions/{completion_id}/cancel", url_name="completion_cancel", summary="Stop continued texts")
+@router.post("/chat/completions/{completion_id}/cancel", url_name="chat_completion_cancel",
+             operation_id="chat_completion_cancel", summary="Stop an answer")  # fmt: skip
+@router.post("/completions/{completion_id}/cancel", url_name="completion_cancel",
+             operation_id="completion_cancel", summary="Stop continued texts")  # fmt: skip
 async def completion_cancel(request: HttpRequest, completion_id: str) -> Any:
     """Stops an answer that was asked for with `background`. What is written stays; its `finish_reason` is `stop`."""
     asked = await joined(request, completion_id)
