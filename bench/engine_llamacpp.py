@@ -46,11 +46,11 @@ class LlamaCpp:
     def speeds(self, n_prompt: int, steps: int, rows: Sequence[int]) -> dict[str, float]:
         """tok/s of decoding at each number of rows, by name: llamacpp_1, llamacpp_16.
 
-        Each is measured twice in one process and the second time counts. Raises SystemExit when it does not end well.
+        The program warms itself up. Raises SystemExit when it does not end well.
         """
         numbers = {
             "-c": max(rows) * (n_prompt + steps), "-npp": n_prompt, "-ntg": steps,
-            "-npl": ",".join(map(str, [*rows, *rows])), "-t": self.threads, "-tb": self.threads,
+            "-npl": ",".join(map(str, rows)), "-t": self.threads, "-tb": self.threads,
         }  # fmt: skip
         options = [str(word) for pair in numbers.items() for word in pair]
         done = subprocess.run(

@@ -160,13 +160,12 @@ def llamacpp(folder: Path, lines: list[str], code: int = 0) -> LlamaCpp:
     return LlamaCpp(script(folder / PROGRAM, text + f"echo why >&2\nexit {code}\n"), folder / GGUF, 2)
 
 
-def test_its_output_is_read_by_rows_the_second_time_counting(tmp_path):
-    lines = ["noise", '{"pl": 1, "speed_tg": 7}', '{"pl": 16, "speed_tg": 21}', "",
-             '{"pl": 1, "speed_tg": 70.5}', '{"pl": 16, "speed_tg": 210}']  # fmt: skip
+def test_its_output_is_read_by_rows(tmp_path):
+    lines = ["noise", '{"pl": 1, "speed_tg": 70.5}', "", '{"pl": 16, "speed_tg": 210}']
     found = llamacpp(tmp_path, lines).speeds(40, 24, (1, 16))
     assert found == {"llamacpp_1": 70.5, "llamacpp_16": 210.0}
     words = (tmp_path / "words").read_text()
-    assert "-c 1024 -npp 40 -ntg 24 -npl 1,16,1,16 -t 2 -tb 2 --output-format jsonl" in words
+    assert "-c 1024 -npp 40 -ntg 24 -npl 1,16 -t 2 -tb 2 --output-format jsonl" in words
 
 
 @pytest.mark.parametrize(("lines", "code"), [(['{"pl": 1, "speed_tg": 7}'], 0), ([], 1)])
