@@ -118,7 +118,7 @@ WITH_OBJECT = [(route, declared) for route, declared in CLOSED if "<" in route]
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_objects_of_another_team_do_not_exist(
     route: str, declared: Policy, method: str, stranger: Any, theirs: None, client_of: Callable[[Any], Client],
-    redis_url_unreachable: None,
+    redis_url: str,
 ) -> None:  # fmt: skip
     """Asked by an admin of another team with the id of a real object of ours: 404, or the wrong verb."""
     path = _path(route, number=str(ID), unique=str(UUID))
