@@ -45,8 +45,9 @@ def _row(number: int, question: str, completion: str) -> dict[str, Any]:
     return {"row": number, "messages": [{"role": "user", "content": question}], "completion": completion}
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_torch_thread() -> None:
+    """Again for each module: a test elsewhere may have set more, and a fork that computes on several hangs."""
     torch.set_num_threads(1)
 
 
