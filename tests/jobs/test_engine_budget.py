@@ -66,7 +66,9 @@ def test_an_engine_that_does_not_fit_ends_before_it_loads(
 ) -> None:
     monkeypatch.setattr("ml.plan.verdicts.free_bytes", lambda device: 1000)
     monkeypatch.setattr("ml.backbone.load_backbone", lambda *_, **__: pytest.fail("loaded"))
-    config = EngineConfig(base="tiny-llama", models_dir=models, artifact_folder=Path, redis_url="redis://127.0.0.1:1/0")
+    config = EngineConfig(
+        base="tiny-llama", models_dir=models, artifact_folder=Path, threads=1, redis_url="redis://127.0.0.1:1/0"
+    )  # fmt: skip
     assert EngineProcess(config).run() == 69
     assert "ENGINE_LENGTH" in caplog.text
 

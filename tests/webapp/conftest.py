@@ -10,7 +10,9 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 
 from tests.webapp.fixtures_theirs import one_of_everything
+from tests.webapp.responder import Responder
 from webapp.models import Membership, Role, Team
+from webapp.services.teams import token_create
 
 
 def _person(name: str, team: Team, role: str, *, is_suspended: bool = False) -> Any:
@@ -77,3 +79,17 @@ def theirs(team: Team, admin: Any) -> None:
 def redis_url_unreachable(settings: Any) -> None:
     """No Redis: what needs it must say so (503) instead of breaking."""
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def token(team: Team, member: Any) -> str:
+    """A member's, for the API."""
+    return token_create(team=team, user=member, name="probe")[1]
+
+
+@pytest.fixture
+def engine(redis_url: str) -> Responder:
+    """Alive, and playing its part by script: `tests.webapp.api_client.Answering` answers from a thread."""
+    responder = Responder(keeps=False)
+    responder.beat()
+    return responder

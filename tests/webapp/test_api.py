@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,19 +21,6 @@ from webapp.models import ApiToken, Collection, Membership, Role
 from webapp.services.teams import token_create
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def token(team, member) -> str:
-    return token_create(team=team, user=member, name="probe")[1]
-
-
-@pytest.fixture
-def engine(redis_url) -> Iterator[Responder]:
-    """Alive, and answering whatever is asked from a thread of its own until the test ends."""
-    responder = Responder(keeps=False)
-    responder.beat()
-    yield responder
 
 
 async def test_a_whole_answer_has_openais_shape(engine, token):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,21 +12,8 @@ from tests.webapp.api_client import Answering, asked, call, error_of
 from tests.webapp.responder import Responder
 from tests.webapp.test_targets import adapter_of, move
 from webapp.models import Prompt, PromptVersion, Team
-from webapp.services.teams import token_create
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def token(team, member) -> str:
-    return token_create(team=team, user=member, name="probe")[1]
-
-
-@pytest.fixture
-def engine(redis_url) -> Iterator[Responder]:
-    responder = Responder(keeps=False)
-    responder.beat()
-    yield responder
 
 
 def prompt_of(team: Team, name: str, **fields: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,18 +18,6 @@ from webapp.services.teams import token_create
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WORDS = ["Both", " owners", " hold", " it."]
-
-
-@pytest.fixture
-def token(team, member) -> str:
-    return token_create(team=team, user=member, name="probe")[1]
-
-
-@pytest.fixture
-def engine(redis_url) -> Iterator[Responder]:
-    responder = Responder(keeps=False)
-    responder.beat()
-    yield responder
 
 
 @dataclass

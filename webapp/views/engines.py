@@ -33,21 +33,25 @@ def live(request: HttpRequest) -> HttpResponse:
     return render(request, "engines/_live.html", _context(request))
 
 
+def _named(request: HttpRequest) -> dict[str, Any]:
+    """Whose engines are meant, by whom."""
+    return {"team": request.team, "user": request.user, "base": request.POST.get("base", ""),
+            "host": request.POST.get("host", "")}  # fmt: skip
+
+
 @policy("admin")
 @require_POST
 def drain(request: HttpRequest) -> HttpResponse:
-    base, host = request.POST.get("base", ""), request.POST.get("host", "")
-    services.engine_drain(team=request.team, user=request.user, base=base, host=host)
-    messages.success(request, f"The engine of {base} finishes its answers and then gives its memory back.")
+    services.engine_drain(**(named := _named(request)))
+    messages.success(request, f"The engine of {named['base']} finishes its answers and then gives its memory back.")
     return redirect("engines:index")
 
 
 @policy("admin")
 @require_POST
 def serve(request: HttpRequest) -> HttpResponse:
-    base, host = request.POST.get("base", ""), request.POST.get("host", "")
-    services.engine_serve(team=request.team, user=request.user, base=base, host=host)
-    messages.success(request, f"The engine of {base} loads its model and answers again.")
+    services.engine_serve(**(named := _named(request)))
+    messages.success(request, f"The engine of {named['base']} loads its model and answers again.")
     return redirect("engines:index")
 
 
