@@ -53,7 +53,10 @@ def engines() -> list[Beat]:
         return []
 
 
-def drains() -> dict[tuple[str, str], stream.Drain]:
+Drains = dict[tuple[str, str], stream.Drain]
+
+
+def drains() -> Drains:
     """Who keeps which engines out, by base model and host; empty when Redis does not answer."""
     try:
         return {(drain.base, drain.host): drain for drain in stream.drains()}
@@ -86,8 +89,8 @@ def _queue_of(key: str) -> tuple[int, int, float]:
 
 def overview(*, team: Team) -> dict[str, Any]:
     """Everything on the page of the engines."""
-    beats = engines()
-    panes = engine_panes(team=team, beats=beats)
+    beats, held = engines(), drains()
+    panes = engine_panes(team=team, beats=beats, held=held)
     here = {(beat.get("base"), beat.get("host")) for beat in beats}
     try:
         waiting = queue()
@@ -96,19 +99,20 @@ def overview(*, team: Team) -> dict[str, Any]:
         waiting = None
     return {
         "panes": panes, "queue": waiting, "n_answering": sum(pane["state"]["name"] == "ready" for pane in panes),
-        "absent": [_drain(drain, team) for place, drain in drains().items() if place not in here],
+        "absent": [_drain(drain, team) for place, drain in held.items() if place not in here],
     }  # fmt: skip
 
 
-def engine_panes(*, team: Team, beats: list[Beat]) -> list[dict[str, Any]]:
-    """Each engine with its live rows and resident tasks, as this team may see them; in an order that stays."""
+def engine_panes(*, team: Team, beats: list[Beat], held: Drains | None = None) -> list[dict[str, Any]]:
+    """Each engine with its live rows and resident tasks, as this team may see them; in an order that stays. `held`:
+    who is drained, where that was asked already."""
     artifacts = {
         task.get("artifact") for beat in beats for task in (*(beat.get("resident") or ()), *(beat.get("rows") or ()))
     }
     versions = AdapterVersion.objects.for_team(team).filter(artifact__in=artifacts - {None, ""})
     own = {version.artifact: version for version in versions.select_related("adapter")}
     ordered = sorted(beats, key=lambda beat: (str(beat.get("base")), beat.get("started_at") or 0))
-    held = drains()
+    held = drains() if held is None else held
     return [
         {**_pane(beat, team, own), "drain": _drain(held.get((str(beat.get("base")), str(beat.get("host")))), team)}
         for beat in ordered
