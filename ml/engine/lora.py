@@ -148,11 +148,21 @@ class LowRank:
         given = x[plan.rows] if isinstance(plan.rows, slice) else x.index_select(0, plan.rows)
         given = given.reshape(len(a), -1, x.shape[2])  # [G, M·Q, I]
         # A xᵀ is read in the order in which A lies, x Aᵀ is not: a third faster.
-        added = torch.bmm(torch.bmm(a, given.mT).mT, b).view(-1, *y.shape[1:])  # [G·M, Q, O]
-        if plan.sources is not None:
-            added = added.index_select(0, plan.sources)
-        if isinstance(plan.targets, slice):
-            y[plan.targets].add_(added)
-        else:
-            y.index_add_(0, plan.targets, added)
+        low = torch.bmm(a, given.mT).mT  # [G, M·Q, r]
+        if plan.sources is None and isinstance(plan.targets, slice):
+            y[plan.targets].view(len(a), -1, y.shape[2]).baddbmm_(low, b)
+            return y
+        added = torch.bmm(low, b).view(-1, *y.shape[1:])  # [G·M, Q, O]
+        _add_rows(y, plan.targets, added if plan.sources is None else added.index_select(0, plan.sources))
         return y
+
+
+def _add_rows(y: Tensor, rows: slice | Tensor, added: Tensor) -> None:
+    """y[rows] += added, each row once."""
+    if isinstance(rows, slice):
+        y[rows].add_(added)
+    elif y.device.type == "cpu":
+        # Where y is a part of a larger product (ml.engine.packed), index_add_ takes three times as long.
+        y.index_put_((rows,), added, accumulate=True)
+    else:
+        y.index_add_(0, rows, added)

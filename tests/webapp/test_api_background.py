@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -26,15 +27,19 @@ class Halfway:
 
     engine: Responder
     requests: list[Any] = field(default_factory=list)
+    is_saying: Lock = field(default_factory=Lock)
 
     def __call__(self, responder: Responder, request: Any) -> None:
-        self.requests.append(request)
-        responder.start(request)
-        for word in WORDS[:2]:
-            responder.say(request, word)
+        with self.is_saying:
+            self.requests.append(request)
+            responder.start(request)
+            for word in WORDS[:2]:
+                responder.say(request, word)
 
     def finish(self) -> None:
-        for request in self.requests:
+        with self.is_saying:
+            requests = list(self.requests)
+        for request in requests:
             for word in WORDS[2:]:
                 self.engine.say(request, word)
             self.engine.finish(request, n_tokens=len(WORDS))
@@ -133,7 +138,7 @@ async def test_texts_are_joined_with_what_they_echo(engine, token):
 async def test_it_is_stopped_by_name(engine, token):
     script = Halfway(engine)
     with Answering(engine, script):
-        told = await Told().read(await asked(token, stream=True, background=True, n=2), until=1)
+        told = await Told().read(await asked(token, stream=True, background=True, n=2), until=3)
         response = await call(token, f"chat/completions/{told.name}/cancel", {})
     assert json.loads(response.content) == {"id": told.name, "object": "chat.completion", "cancelled": True}
     assert len(script.requests) == 2 and all(engine.is_cancelled(request) for request in script.requests)
