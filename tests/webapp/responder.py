@@ -40,9 +40,10 @@ class Responder:
         told = {"id": NAME, "base": BASE, "state": "ready", "step": self.step, "step_ms": 33.0, "slots": 8,
                 "length": 2048, "rows": list(rows), **fields}  # fmt: skip
         client = stream_redis.client()
-        client.hset(stream.engine_key(NAME), mapping={key: json.dumps(value) for key, value in told.items()})
-        client.expire(stream.engine_key(NAME), stream.HEARTBEAT_TTL_S)
-        client.zadd(stream.ENGINES, {NAME: time.time()})
+        key = stream.engine_key(told["id"])
+        client.hset(key, mapping={name: json.dumps(value) for name, value in told.items()})
+        client.expire(key, stream.HEARTBEAT_TTL_S)
+        client.zadd(stream.ENGINES, {told["id"]: time.time()})
 
     def take(self) -> list[stream.GenerateRequest]:
         """What waits in the queue, taken out of it."""

@@ -126,6 +126,19 @@ def test_an_adapter_is_asked_in_a_prompt_s_words_when_both_are_named(
     assert request["artifact"] == adapter.artifact and request["messages"][0]["content"] == "T: ticket number 3"
 
 
+@pytest.mark.parametrize(
+    ("model", "base"), [("prompt:short", "tiny"), ("base", "tiny"), ("smollm2-135m-instruct", "smollm2-135m-instruct")]
+)
+def test_a_prompt_is_measured_on_its_own_base_model_or_on_one_that_is_named(
+    model: str, base: str, team: Any, member: Any, version: Any
+):
+    prompt_create(team=team, user=member, name="short", technique="zero_shot", template="T: {question}",
+                  base_model="tiny")  # fmt: skip
+    evaluation = submitted(team, member, version, model=model, prompt="" if model.startswith("prompt") else "short")
+    assert evaluation.base_name == base
+    assert {line["request"]["base"] for line in requests_of(evaluation)} == {base}
+
+
 def test_a_chain_of_thought_writes_before_it_answers(team: Any, member: Any, version: Any):
     prompt_create(team=team, user=member, name="steps", technique="chain_of_thought",
                   template="{question}\nThink step by step.")  # fmt: skip

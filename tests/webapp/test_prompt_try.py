@@ -99,7 +99,21 @@ def test_leakage_is_told_beside_the_form_and_nothing_is_saved(
 
 
 def test_a_trial_without_an_engine_says_so(client_of: SignIn, member: Any, redis_url: str) -> None:
-    assert "The engine is not running" in post(client_of(member), "try")
+    assert f"No engine of {settings.BASE_MODEL} is running" in post(client_of(member), "try")
+
+
+def test_a_trial_asks_the_base_model_of_each_version(
+    client_of: SignIn, member: Any, team: Team, redis_url: str, settings: Any
+) -> None:
+    settings.BASE_MODELS = (settings.BASE_MODEL, "larger")
+    saved = prompt_create(team=team, user=member, name="queue", technique="zero_shot", template="Old {question}")
+    engine = Responder()
+    engine.beat()
+    typed = {"prompt": str(saved.prompt_id), "base_model": "larger"}
+    assert "No engine of larger is running" in post(client_of(member), "try", **typed) and not engine.take()
+    engine.beat(id="scripted-2", base="larger")
+    post(client_of(member), "try", **typed)
+    assert {request.base for request in engine.take()} == {settings.BASE_MODEL, "larger"}
 
 
 def test_a_trial_of_a_draft_that_is_wrong_names_it(client_of: SignIn, member: Any, redis_url: str) -> None:

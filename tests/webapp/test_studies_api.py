@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.test import Client
 
 from tests.webapp.studying import data_version, published, submitted
-from webapp.models import Run, Study
+from webapp.models import PromptVersion, Run, Study
 from webapp.services.teams import token_create
 
 RIGHT = {"plain-s17": 4, "zero_shot-s17": 6, "lora-s17": 11}
@@ -103,6 +104,12 @@ def test_a_study_is_stopped_and_gone_on_with(api: Api, team: Any, member: Any, v
     assert api.post(f"/{study.pk}/continue").status_code == 409
     Run.objects.update(state=Run.State.SUCCEEDED)
     assert api.post(f"/{study.pk}/stop").json()["outcome"] == "too_late"
+
+
+def test_a_prompt_that_is_promoted_stands_on_the_base_model_of_its_study(api: Api, study: Study):
+    assert study.base_name != settings.BASE_MODEL
+    api.post(f"/{study.pk}/promote", {"entry": "zero_shot-s17", "name": "queue", "alias": ""})
+    assert PromptVersion.objects.get().base_name == study.base_name
 
 
 def test_an_entry_is_promoted_and_held_back_where_it_is_worse(api: Api, study: Study):

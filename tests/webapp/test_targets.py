@@ -20,8 +20,10 @@ from webapp.models import (
     PromptVersion,
     Team,
 )
+from webapp.selectors.prompts import as_text, facts_of
 from webapp.selectors.targets import choices, names_of_team, resolve
 from webapp.services.asking import Sampling, request_for
+from webapp.services.prompts import prompt_create, version_create
 from webapp.services.teams import token_create
 
 WHY_NOT = why_not_served("lora_delta", "encoder")
@@ -63,6 +65,27 @@ def test_an_adapter_is_asked_of_the_engines_of_its_own_base_model(team, settings
     messages = [{"role": "user", "content": "q"}]
     target = resolve(team=team, name="triage")
     assert request_for(target=target, team_id=team.pk, sampling=Sampling(), messages=messages).base == "larger"
+
+
+def test_a_prompt_is_asked_of_the_engines_of_the_base_model_that_its_version_names(team, member, settings):
+    settings.BASE_MODELS = (settings.BASE_MODEL, "larger")
+    first = prompt_create(team=team, user=member, name="reply", technique="zero_shot", template="{question}")
+    second = version_create(prompt=first.prompt, user=member, base=1, technique="zero_shot", template="{question}",
+                            base_model="larger")  # fmt: skip
+    messages = [{"role": "user", "content": "q"}]
+    for name, base in ((str(first), settings.BASE_MODEL), (str(second), "larger")):
+        target = resolve(team=team, name=f"prompt:{name}")
+        assert request_for(target=target, team_id=team.pk, sampling=Sampling(), messages=messages).base == base
+    assert ("Base model", "larger") in facts_of(second) and "base model: larger" in as_text(second)
+    settings.BASE_MODELS = (settings.BASE_MODEL,)
+    assert "larger is served by no engine" in resolve(team=team, name="prompt:reply").unserved
+
+
+def test_a_prompt_on_a_base_model_that_never_was_is_refused(team, member):
+    with pytest.raises(SpecError, match="no base model 'nope'") as caught:
+        prompt_create(team=team, user=member, name="reply", technique="zero_shot", template="{question}",
+                      base_model="nope")  # fmt: skip
+    assert caught.value.field == "base_model" and not Prompt.objects.exists()
 
 
 def test_an_adapter_on_a_base_model_that_nobody_serves_is_refused_with_what_to_do(team):

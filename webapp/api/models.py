@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest
 from ninja import Router
 
 from webapp.models import AdapterVersion, PromptVersion, Team
-from webapp.selectors.targets import Entry, base_called, entries_of_team, resolve, why_prompt_unserved, why_unserved
+from webapp.selectors.targets import (
+    Entry,
+    base_called,
+    entries_of_team,
+    resolve,
+    target_of_prompt,
+    why_unserved,
+)
 
 router = Router(tags=["models"])
 
@@ -18,7 +24,7 @@ def _about(version: AdapterVersion | PromptVersion | None, resolved: str) -> dic
     """What OpenAI has no field for: how the name answers, how large it is, what it measured on test rows."""
     if version is None:
         return {"kind": "base", "method": "", "form": "plain", "base": base_called(resolved), "served": True}
-    why = why_unserved(version) if isinstance(version, AdapterVersion) else why_prompt_unserved(version)
+    why = why_unserved(version) if isinstance(version, AdapterVersion) else target_of_prompt(version).unserved
     told = {"version": version.number, "served": not why, "why_not": why or None,
             "test": (version.metrics or {}).get("test")}  # fmt: skip
     if isinstance(version, AdapterVersion):
@@ -27,7 +33,7 @@ def _about(version: AdapterVersion | PromptVersion | None, resolved: str) -> dic
             "bytes": version.size_bytes, "n_trained": version.n_trainable, **told,
         }  # fmt: skip
     return {
-        "kind": "prompt", "method": version.technique, "form": "plain", "base": settings.BASE_MODEL,
+        "kind": "prompt", "method": version.technique, "form": "plain", "base": target_of_prompt(version).base,
         "texts_that_vote": version.n_samples, "collection": version.collection_name or None, **told,
     }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.http import QueryDict
 
 from ml.errors import ColdframeError, SpecError
@@ -17,7 +18,7 @@ from webapp.services.prompt_content import MOST_EXAMPLES, content_check
 PARTS = ("question", "steps", "answer")
 CONTENT = (
     "technique", "system", "template", "fields_typed", "dataset", "pick", "k", "order_seed", "answer_kind", "marker",
-    "n_samples", "sample_temperature", "collection",
+    "n_samples", "sample_temperature", "collection", "base_model",
 )  # fmt: skip
 
 
@@ -77,6 +78,9 @@ class PromptForm(forms.Form):
     collection = forms.TypedChoiceField(label="From a collection", required=False, coerce=int, empty_value=None,
                                         widget=forms.Select(attrs={"class": "form-select"}),
                                         help_text="Searched unless the caller names another.")  # fmt: skip
+    base_model = forms.ChoiceField(label="On the base model", required=False,
+                                   widget=forms.Select(attrs={"class": "form-select"}),
+                                   help_text="Unless an adapter beside the prompt brings its own.")  # fmt: skip
 
     def __init__(self, *args: Any, team: Team, is_new: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -88,11 +92,23 @@ class PromptForm(forms.Form):
         collections = Collection.objects.for_team(team).values_list("pk", "name")
         self._choices("dataset", [("", "none"), *((v.pk, str(v)) for v in self.datasets)])
         self._choices("collection", [("", "none"), *collections])
+        self._choices("base_model", self._bases())
         if not is_new:
             del self.fields["name"], self.fields["description"]
 
     def _choices(self, name: str, choices: list[tuple[Any, str]]) -> None:
         self.fields[name].choices = choices  # type: ignore[attr-defined]
+
+    def _bases(self) -> list[tuple[str, str]]:
+        first, *others = settings.BASE_MODELS
+        found = [("", f"{first}, the default"), *((name, name) for name in others)]
+        now = str(self.initial.get("base_model") or "")
+        return found if now in dict(found) else [*found, (now, f"{now}, not served")]
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether there is anything to choose."""
+        return len(self._bases()) > 1
 
     @classmethod
     def of(cls, version: PromptVersion) -> PromptForm:
@@ -105,7 +121,7 @@ class PromptForm(forms.Form):
             "examples": version.examples if version.pick == "fixed" else [],
             "answer_kind": version.rule.get("kind", ""), "marker": version.rule.get("marker", "Answer:"),
             "n_samples": version.n_samples, "sample_temperature": version.sample_temperature,
-            "collection": version.collection_id,
+            "collection": version.collection_id, "base_model": version.base_name,
         }  # fmt: skip
         return cls(initial=initial, is_new=False, team=version.team)
 

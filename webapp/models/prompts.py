@@ -38,6 +38,8 @@ class PromptVersion(TeamScoped):
 
     prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
+    base_name = models.CharField(max_length=120, blank=True)
+    """The base model that answers, unless an adapter beside it brings its own; "": the first of BASE_MODELS."""
     technique = models.CharField(max_length=20, choices=Technique.choices, default=Technique.ZERO_SHOT)
     system = models.TextField(blank=True)
     template = models.TextField(default="{question}")

@@ -17,6 +17,7 @@ from ml.specs.questions import question_of
 from webapp.models import AdapterVersion, Collection, DatasetVersion, Evaluation, PromptVersion, Team
 from webapp.selectors.framing import Frame
 from webapp.selectors.targets import (
+    BASE,
     PROMPT,
     Target,
     resolve,
@@ -70,7 +71,8 @@ def subject_of(
 
 
 def subject_named(*, team: Team, model: str, prompt: str = "", collection: str = "") -> Subject:
-    """The subject behind names of this team, aliases resolved now. Raises NotFoundError or SpecError."""
+    """The subject behind names of this team, aliases resolved now. `base` beside a prompt leaves it on its own base
+    model; another base model's name does not. Raises NotFoundError or SpecError."""
     first = resolve(team=team, name=model or "base")
     second = resolve(team=team, name=prompt if prompt.startswith(PROMPT) else PROMPT + prompt) if prompt else None
     if second is not None and isinstance(first.version, PromptVersion):
@@ -85,7 +87,7 @@ def subject_named(*, team: Team, model: str, prompt: str = "", collection: str =
     subject = subject_of(
         adapter=first.version if isinstance(first.version, AdapterVersion) else None,
         prompt=prompt_version if isinstance(prompt_version, PromptVersion) else None, collection=found,
-        base=first.base if first.is_base else "",
+        base=first.base if first.is_base and not (second and first.asked == BASE) else "",
     )  # fmt: skip
     if subject.target.unserved:
         raise unserved_error(subject.name, subject.target.unserved)

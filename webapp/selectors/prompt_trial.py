@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.conf import settings
@@ -16,7 +16,7 @@ from webapp.models import DatasetVersion, PromptVersion
 from webapp.selectors.examples import Example, try_rows
 from webapp.selectors.framing import frame_of_prompt
 from webapp.selectors.prompts import draft_of
-from webapp.selectors.targets import Target
+from webapp.selectors.targets import Target, target_of_prompt
 from webapp.services.asking import Sampling, request_for
 from webapp.services.prompt_content import content_check, content_resolve
 
@@ -41,8 +41,7 @@ class Trial:
 
 
 def _target(name: str, version: PromptVersion) -> Target:
-    return Target(name=name, asked=name, label=name, method=version.technique, base=settings.BASE_MODEL,
-                  frame=frame_of_prompt(version), version=version)  # fmt: skip
+    return replace(target_of_prompt(version, name), name=name)
 
 
 def trial_of(
@@ -74,15 +73,15 @@ def trial_of(
     return Trial(rows=rows, requests=requests, wanted=wanted, source=f"{split} rows of {data}" if data else "")
 
 
-def _count(messages: Messages) -> dict[str, Any]:
-    return stream.call_service("count_tokens", {"base": settings.BASE_MODEL, "messages": messages}, timeout_s=COUNT_S)
+def _count(base: str, messages: Messages) -> dict[str, Any]:
+    return stream.call_service("count_tokens", {"base": base, "messages": messages}, timeout_s=COUNT_S)
 
 
-def cost_of(folded: Messages, bare: Messages) -> dict[str, Any]:
+def cost_of(base: str, folded: Messages, bare: Messages) -> dict[str, Any]:
     """Tokens of a request, how many of them are examples, and what is left; counted by an engine, else guessed."""
     try:
-        if stream.serving(settings.BASE_MODEL, stream.engines()):
-            whole, rest = _count(folded), _count(bare)
+        if stream.serving(base, stream.engines()):
+            whole, rest = _count(base, folded), _count(base, bare)
             n, limit = int(whole["tokens"]), int(whole["limit"])
             return {"n": n, "examples": n - int(rest["tokens"]), "room": limit - n, "is_counted": True}
     except UnavailableError:
@@ -121,4 +120,5 @@ def preview_of(content: dict[str, Any], question: str, *, team_id: int) -> dict[
     n_pairs = len(frame.examples) + len(pairs)
     first = 1 if folded[0]["role"] == "system" else 0
     bare = folded[:first] + folded[first + 2 * n_pairs :]
-    return {"sent": folded, "near": near, "near_problem": problem, "cost": cost_of(folded, bare), "draft": version}
+    cost = cost_of(target_of_prompt(version).base, folded, bare)
+    return {"sent": folded, "near": near, "near_problem": problem, "cost": cost, "draft": version}

@@ -162,6 +162,8 @@ def messages_for(version: PromptVersion, question: str) -> list[dict[str, str]]:
 def facts_of(version: PromptVersion) -> list[tuple[str, str]]:
     """Everything but the texts, in words."""
     found = [("Technique", version.get_technique_display())]
+    if version.base_name:
+        found.append(("Base model", version.base_name))
     if version.dataset_version is not None:
         found.append(("For the data set", str(version.dataset_version)))
     if version.fields != ["question"]:

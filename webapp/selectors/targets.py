@@ -125,14 +125,14 @@ def why_prompt_unserved(version: PromptVersion) -> str:
         return f"its collection {version.collection_name} was deleted."
     if version.pick == PromptVersion.Pick.NEAREST and version.dataset_version_id is None:
         return "the data set that its examples come from was deleted."
-    return ""
+    return why_base_unserved(version.base_name or settings.BASE_MODEL)
 
 
 def target_of_prompt(version: PromptVersion, asked: str = "") -> Target:
     name = f"{PROMPT}{version}"
     return Target(
         name=name, asked=asked or name, label=(asked or name).removeprefix(PROMPT), method=version.technique,
-        base=settings.BASE_MODEL, frame=frame_of_prompt(version), version=version,
+        base=version.base_name or settings.BASE_MODEL, frame=frame_of_prompt(version), version=version,
         unserved=why_prompt_unserved(version),
     )  # fmt: skip
 

@@ -11,10 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.conf import settings
+
 from ml.errors import DataError, SpecError
 from ml.specs.prompting import FIELD_NAME, LABELS, QUESTION, placeholders
 from ml.specs.voting import MAX_SAMPLES, rule_check
-from webapp.models import Collection, DatasetVersion, PromptVersion
+from webapp.models import BaseModel, Collection, DatasetVersion, PromptVersion
 from webapp.selectors.examples import fields_of, find_leaks, pool, random_examples
 
 LONGEST = 8_000
@@ -144,11 +146,20 @@ def _answering(technique: str, kind: Any, marker: Any, n_samples: Any, temperatu
     return {"rule": rule, "n_samples": n, "sample_temperature": heat}
 
 
+def _base_name(given: Any) -> str:
+    """A base model that no engine serves is taken: the version then says so, as an adapter's does."""
+    name = str(given or "")
+    if name and name not in settings.BASE_MODELS and not BaseModel.objects.filter(name=name).exists():
+        raise SpecError(f"There is no base model {name[:80]!r}.", field="base_model",
+                        hint=f"Served are {', '.join(settings.BASE_MODELS)}.")  # fmt: skip
+    return name
+
+
 def content_check(
     *, technique: str, template: Any, system: Any = "", examples: Sequence[Mapping[str, Any]] = (), fields: Any = (),
     dataset: DatasetVersion | None = None, pick: str = "fixed", k: Any = 0, order_seed: Any = None,
     answer_kind: Any = "", marker: Any = "", n_samples: Any = 1, sample_temperature: Any = 0.7,
-    collection: Collection | None = None,
+    collection: Collection | None = None, base_model: Any = "",
 ) -> dict[str, Any]:  # fmt: skip
     """A version's content, checked, by the names of PromptVersion's fields. Raises SpecError with `field` set."""
     if technique not in Technique.values:
@@ -164,7 +175,8 @@ def content_check(
     if unknown := [name for name in placeholders(said) if name not in constants]:
         raise _unknown(unknown, constants, "system", " in the system text")
     return {
-        "technique": technique, "system": said, "template": text, "fields": used if dataset else names,
+        "base_name": _base_name(base_model), "technique": technique, "system": said,
+        "template": text, "fields": used if dataset else names,
         "dataset_version": dataset, "collection": collection, "collection_name": collection.name if collection else "",
         **_picked(technique, str(pick or "fixed"), k, order_seed, examples, dataset),
         **_answering(technique, answer_kind, marker, n_samples, sample_temperature, labels),

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from ml.errors import ArtifactError, ColdframeError, SpecError
@@ -177,5 +178,6 @@ def _content(entry: StudyEntry) -> dict[str, Any]:
     kept = ("technique", "system", "template", "pick", "k", "examples", "n_samples", "sample_temperature")
     return {
         **{name: asked[name] for name in kept if name in asked}, "dataset": entry.study.dataset_version,
+        "base_model": "" if entry.study.base_name == settings.BASE_MODEL else entry.study.base_name,
         "answer_kind": rule.get("kind", ""), "marker": rule.get("marker", ""),
     }  # fmt: skip

@@ -102,8 +102,10 @@ def start(request: HttpRequest) -> HttpResponse:
             _drafts(request, form), data=form.dataset_version, question=question, team_id=request.team.pk,
             seed=_number(request.POST.get("rows_seed"), 0, MAX_SEED),
         )  # fmt: skip
-        if not stream.serving("", stream.engines()):
-            raise NotFoundError("The engine is not running.", hint="Look on the Models page, then try again.")
+        beats = stream.engines()
+        if asleep := [request.base for request in trial.requests if not stream.serving(request.base, beats)]:
+            raise NotFoundError(f"No engine of {asleep[0]} is running.",
+                                hint="Look on the Models page, then try again.")  # fmt: skip
         stream.submit(trial.requests)
     except ColdframeError as error:
         return render(request, "prompts/_try.html", {"error": error})
