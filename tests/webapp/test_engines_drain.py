@@ -106,7 +106,7 @@ def test_the_api_refuses_what_only_a_drained_engine_would_answer(base: str, monk
     monkeypatch.setattr(stream, "aengines", found)
     with pytest.raises(UnavailableError, match="running") as caught:
         asyncio.run(need_engine(base))
-    assert caught.value.code == "engine_starting"
+    assert caught.value.code == "engine_starting" and "An admin has drained it" in caught.value.hint
 
 
 def test_a_drained_engine_counts_as_none(

@@ -40,6 +40,14 @@ def test_the_first_steps_can_be_hidden(member: Any, client_of: Callable[[Any], C
     assert "First harvest" not in client.get("/").content.decode()
 
 
+def test_the_foot_shows_the_first_base_model_while_it_is_served(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    beats = [{"id": name, "base": name, "state": "ready"} for name in ("another", settings.BASE_MODEL)]
+    monkeypatch.setattr(home, "engines", lambda: beats)
+    assert home.bed()["model"] == settings.BASE_MODEL
+    beats.pop()
+    assert home.bed()["model"] == "another"
+
+
 def test_running_work_is_counted_for_this_team_only(
     team: Team, other_team: Team, member: Any, client_of: Callable[[Any], Client]
 ) -> None:

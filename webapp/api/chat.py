@@ -29,9 +29,11 @@ async def need_engine(base: str = "") -> None:
     base model that it must serve; "" is any."""
     engines = await stream.aengines()
     if not stream.serving(base, engines):
+        is_drained = any(beat.get("state") == "drained" and base in ("", beat.get("base")) for beat in engines)
         raise UnavailableError(
-            f"No engine of {base} is running." if base else "The engine is not running.",
-            hint="Try again in some seconds.", code="engine_starting",
+            f"No engine of {base} is running." if base else "The engine is not running.", code="engine_starting",
+            hint="An admin has drained it, and lets it serve again on the Engine page." if is_drained else
+                 "Try again in some seconds.",
         )  # fmt: skip
 
 

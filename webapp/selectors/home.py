@@ -47,7 +47,8 @@ class Step:
 
 def bed() -> dict[str, Any]:
     """The frozen model at the foot of the navigation: plants are resident tasks, grown ones are in the batch now."""
-    alive = stream.serving("", engines())
+    beats = engines()
+    alive = stream.serving(settings.BASE_MODEL, beats) or stream.serving("", beats)
     if not alive:
         return {"model": settings.BASE_MODEL, "text": "the engine is not running", "plants": _plants(0)}
     engine = alive[0]
