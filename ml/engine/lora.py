@@ -36,7 +36,7 @@ class Plan:
     rows: slice | Tensor
     """[G·M]: rows by entry; where an entry has fewer than M, any row stands in for one."""
     sources: Tensor | None
-    """Which of those are meant; None: all of them, in the order of `targets`."""
+    """Which of those are meant, in the order of `targets`; None: all of them, as they are."""
     targets: slice | Tensor
 
 
@@ -52,6 +52,8 @@ def plan_of(entries: Sequence[int], device: torch.device) -> Plan | None:
     most = max(len(group) for group in groups)
     padded = [row for group in groups for row in (*group, *[-1] * (most - len(group)))]
     targets = sorted(row for row in padded if row >= 0)
+    if len(targets) == len(padded) and targets[-1] - targets[0] >= len(targets):
+        targets = padded  # they are not neighbours: in which order does not matter
     sources = [padded.index(row) for row in targets]
     is_plain = sources == list(range(len(padded)))
     return Plan(

@@ -39,7 +39,10 @@ def added(low_rank: LowRank, first: int, n_rows: int, n_tokens: int = 2) -> tupl
     """x, and what the layer adds to it."""
     low_rank.use(first, n_rows, lambda entries: plan_of(entries, CPU))
     x = torch.randn(n_rows, n_tokens, N_IN, generator=torch.Generator().manual_seed(9))
-    return x, low_rank.add(x, torch.zeros(n_rows, n_tokens, N_OUT))
+    y = torch.zeros(n_rows, n_tokens, N_OUT + 3)  # a part of a larger product, as of packed layers
+    found = low_rank.add(x, y[..., :N_OUT])
+    assert not y[..., N_OUT:].any()
+    return x, found
 
 
 def check(low_rank: LowRank, slots: dict[int, Delta | None], first: int, n_rows: int) -> None:
@@ -120,6 +123,11 @@ def test_few_entries_left_far_apart_move_together(low_rank):
 def test_rows_in_order_are_views_and_nothing_is_gathered():
     plan = plan_of([-1, 4, 5, 6, -1], CPU)
     assert plan.rows == slice(1, 4) == plan.targets and plan.entries == slice(4, 7) and plan.sources is None
+
+
+def test_rows_apart_are_added_where_they_are_in_the_order_of_their_adapters():
+    plan = plan_of([0, -1, 1, 0, -1, 1], CPU)
+    assert plan.rows.tolist() == plan.targets.tolist() == [0, 3, 2, 5] and plan.sources is None
 
 
 def test_without_adapters_there_is_no_plan(low_rank):
