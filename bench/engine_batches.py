@@ -43,7 +43,6 @@ class Adapters:
         prefixes, loras = self.prefixes, self.loras
         choices: dict[str, list[str | None]] = {
             "plain": [None],
-            "sampled": [None],
             "mixed_prefix": [None, *prefixes],
             "lora16": list(loras),
             "mixed_all": [None, prefixes[-2], loras[0], prefixes[-1], loras[1], prefixes[3], loras[2], loras[3]],
@@ -122,19 +121,21 @@ def _step(engine: Engine) -> list[Any]:
     return events
 
 
-def submit_all(engine: Engine, tasks: Sequence[str | None], ids: Sequence[int], n: int, temperature: float = 0) -> None:
-    """Each row under a name of its own, so that none copies the beginning of another's prompt."""
+def submit_all(
+    engine: Engine, tasks: Sequence[str | None], ids: Sequence[int], n: int, *, temperature: float = 0, label: str = ""
+) -> None:
+    """Without a label each row has a name of its own, so that none copies the beginning of another's prompt."""
     for row, task in enumerate(tasks):
         sampling = Sampling(max_tokens=n, seed=row, temperature=temperature)
         engine.submit(Request(id=f"{row}", team_id=1, prompt_ids=tuple(ids), artifact=task, sampling=sampling,
-                              label=f"{engine.n_steps} {row}"))  # fmt: skip
+                              label=label or f"{engine.n_steps} {row}"))  # fmt: skip
 
 
 def decode_speed(
     engine: Engine, tasks: Sequence[str | None], ids: Sequence[int], steps: int, clock: Clock, temperature: float = 0
 ) -> float:
-    """tok/s of `steps` steps in which every row decodes; the prompts are read before."""
-    submit_all(engine, tasks, ids, steps + 40, temperature)
+    """tok/s of `steps` steps in which every row decodes; the prompts are read, or copied, before."""
+    submit_all(engine, tasks, ids, steps + 40, temperature=temperature, label="decode")
     while engine.scheduler.table.n_decoding < len(tasks):
         _step(engine)
         engine.wait(0.05)

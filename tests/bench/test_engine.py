@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import engine_batches as batches
+from bench import engine_rivals as rivals
 from bench import engine_roofline as roofline
 from bench.engine import ratios
 from bench.engine_figures import GOALS, SMALLER_IS_BETTER, limits, table
@@ -62,6 +63,14 @@ def test_soft_prompts_are_touched_in_turn_with_a_hot_one(served):
     touched, hot = batches.many_first_tokens(engine, soft, 300, 10, 20, ticks())
     assert len(touched) == len(hot) == 10 and len(set(soft)) == 12
     assert 1 < engine.prefixes.store.n_computed - before <= 11
+
+
+def test_the_rivals_decode_every_row(folder):
+    model = batches.lora_model(load_backbone(folder).model)
+    names = [f"lora{row}" for row in range(3)]
+    assert rivals.generate_speed(model, [5, 6, 7], 3, 4, ticks(), adapters=names) == 3 * 4 / 4
+    assert rivals.sequential_seconds(model, [5, 6, 7], 16, 4, ticks(), [2, 3]) == 8
+    assert rivals.continuous_speed(load_backbone(folder).model, [5, 6, 7], 3, 4) > 0
 
 
 def test_limits_are_below_one_where_a_task_adds_work(served):
