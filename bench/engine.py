@@ -56,6 +56,8 @@ QUESTION = [{"role": "user", "content": "My lights went out. What should I do?"}
 KINDS = ("plain", "mixed_prefix", "lora16", "mixed_all")
 TEMPERATURE = 0.7
 ROWS = 16
+SERVED = 24
+"""Tokens of each answer where tasks are served from request to end, in a batch or one after another."""
 
 
 class Bench:
@@ -104,12 +106,11 @@ class Bench:
         """tok/s of transformers, PEFT and llama.cpp, and seconds of serving 16 LoRA tasks."""
         ids, steps, clock = self.ids, self.args.steps, self.clock
         names = [f"lora{row % N_LORA}" for row in range(ROWS)]
-        sampled = [(2 * repetition) % ROWS, (2 * repetition + 1) % ROWS]
         return {
             "generate": generate_speed(self.untouched, ids, ROWS, steps, clock),
             "peft_mixed": generate_speed(self.peft, ids, ROWS, max(steps // 2, 2), clock, adapters=names),
-            "sequential_s": sequential_seconds(self.peft, ids, ROWS, steps, clock, sampled),
-            "batch_s": serve_seconds(self.engine, self.adapters.tasks("lora16", ROWS), ids, steps, clock),
+            "sequential_s": sequential_seconds(self.peft, ids, ROWS, SERVED, clock, [repetition % ROWS]),
+            "batch_s": serve_seconds(self.engine, self.adapters.tasks("lora16", ROWS), ids, SERVED, clock),
             **({"continuous": continuous_speed(self.untouched, ids, ROWS, steps)} if self.args.clock == "wall" else {}),
             **(self.llamacpp.speeds(len(ids), steps, (1, ROWS)) if self.llamacpp else {}),
         }
@@ -189,7 +190,7 @@ def arguments() -> argparse.Namespace:
     )
     args = parser.parse_args()
     args.repetitions = 5
-    args.steps, args.registered, args.touched = (6, 1000, 40) if args.quick else (24, 10_000, 1000)
+    args.steps, args.registered, args.touched = (6, 1000, 32) if args.quick else (24, 10_000, 1000)
     return args
 
 
@@ -217,6 +218,7 @@ def main() -> None:
         "packed": bool(bench.engine.runner.packs and bench.engine.runner.packs.n_bytes),
         "llamacpp": engine_llamacpp.VERSION if bench.llamacpp else engine_llamacpp.ABSENT,
         "base": bench.backbone.name, "prompt_tokens": len(bench.ids), "rows": ROWS, "steps": args.steps,
+        "served_tokens": SERVED,
         "repetitions": args.repetitions, "registered": args.registered, "touched": args.touched, "clock": args.clock,
         **machine(args),
         "seconds": round(time.perf_counter() - started),

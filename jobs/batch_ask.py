@@ -7,30 +7,25 @@ Output, in the requests' order: out/output.jsonl, out/errors.jsonl (OpenAI's lin
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import logging
-import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import asking, stream, stream_redis
+from jobs import asking, stream
 from jobs.asking import STOPPED, Emit, Stopped, read_kept
+from jobs.asking_main import run_asking
 from jobs.stream import GenerateRequest
-from ml.__main__ import UNEXPECTED, exit_code
 from ml.errors import ColdframeError, NotFoundError, SpecError, UnavailableError
-from ml.events import claim_stdout
 from webapp.replies import Answer, Reply, embedding_list, error_body
 
 EMBED_S = 120.0
 EMBEDDING_NAME = "minilm"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,23 +153,8 @@ def ask(workdir: Path, emit: Emit) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m jobs.batch_ask", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True)
-    args = parser.parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    stream_redis.configure(os.environ["REDIS_URL"])
-    emit = claim_stdout()
-    try:
-        return ask(args.workdir, emit)
-    except ColdframeError as error:
-        emit("failed", error=error.as_dict())
-        return exit_code(error)
-    except Exception as error:
-        logger.exception("the batch failed")
-        failure = ColdframeError(f"{type(error).__name__}: {error}", hint="The log has the details.", code="unexpected")
-        emit("failed", error={**failure.as_dict(), "permanent": False})
-        return UNEXPECTED
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_asking(argv, ask, module="jobs.batch_ask", about=__doc__, what="the batch")
 
 
 if __name__ == "__main__":

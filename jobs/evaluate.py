@@ -7,27 +7,22 @@ out/summary.json.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import logging
-import os
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import asking, stream_redis
+from jobs import asking
 from jobs.asking import STOPPED, TRIES, Emit, Stopped
 from jobs.asking import read_kept as read_kept
+from jobs.asking_main import run_asking
 from jobs.evaluate_row import Item, Outcome, ask_once, read_answer
 from jobs.evaluate_sum import write_results
-from ml.__main__ import UNEXPECTED, exit_code
 from ml.errors import ColdframeError
-from ml.events import claim_stdout
-
-logger = logging.getLogger(__name__)
 
 
 class Asking(asking.Asking[Item]):
@@ -83,23 +78,8 @@ def evaluate(workdir: Path, emit: Emit) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True)
-    args = parser.parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    stream_redis.configure(os.environ["REDIS_URL"])
-    emit = claim_stdout()
-    try:
-        return evaluate(args.workdir, emit)
-    except ColdframeError as error:
-        emit("failed", error=error.as_dict())
-        return exit_code(error)
-    except Exception as error:
-        logger.exception("the evaluation failed")
-        failure = ColdframeError(f"{type(error).__name__}: {error}", hint="The log has the details.", code="unexpected")
-        emit("failed", error={**failure.as_dict(), "permanent": False})
-        return UNEXPECTED
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_asking(argv, evaluate, module="jobs.evaluate", about=__doc__, what="the evaluation")
 
 
 if __name__ == "__main__":

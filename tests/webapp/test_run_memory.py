@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from ml.errors import SpecError, UnavailableError
+from tests.webapp.planner import Planner, planner
 from tests.webapp.run_forms import bases, filled, version_of
 from webapp.models import Run, RunEvent
 from webapp.selectors.runs import memory_ratio
@@ -24,28 +25,9 @@ REMEDY = {"text": "Set rows at once to 4: the same result", "changes": {"micro_b
           "verdict": "fits"}  # fmt: skip
 
 
-class Service:
-    """Stands in for the engine."""
-
-    def __init__(self) -> None:
-        self.engines: list[dict[str, Any]] = [{"id": "e"}]
-        self.asked: list[dict[str, Any]] = []
-        self.said: Any = SAID
-
-    def call(self, kind: str, payload: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        assert kind == "plan"
-        self.asked.append(payload)
-        if isinstance(self.said, Exception):
-            raise self.said
-        return dict(self.said)
-
-
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    made = Service()
-    monkeypatch.setattr("webapp.selectors.run_memory.stream.engines", lambda: made.engines)
-    monkeypatch.setattr("webapp.selectors.run_memory.stream.call_service", made.call)
-    yield made
+def service(monkeypatch: pytest.MonkeyPatch) -> Planner:
+    return planner(monkeypatch, "webapp.selectors.run_memory", SAID)
 
 
 @pytest.fixture
@@ -61,7 +43,7 @@ def panel(client: Client, what: str = "memory", **changes: Any) -> str:
     return " ".join(response.content.decode().split())
 
 
-def test_the_panel_says_in_a_word_and_a_bar_whether_it_fits(client: Client, service: Service) -> None:
+def test_the_panel_says_in_a_word_and_a_bar_whether_it_fits(client: Client, service: Planner) -> None:
     page = panel(client)
     assert "Fits" in page
     assert "3.2 GB of 16.0 GB free" in page
@@ -69,7 +51,7 @@ def test_the_panel_says_in_a_word_and_a_bar_whether_it_fits(client: Client, serv
     assert "new/fixes/" not in page
 
 
-def test_the_engine_is_asked_for_the_whole_spec_and_the_labels(client: Client, service: Service) -> None:
+def test_the_engine_is_asked_for_the_whole_spec_and_the_labels(client: Client, service: Planner) -> None:
     panel(client, micro_batch_size="2")
     asked = service.asked[0]
     assert asked["spec"]["micro_batch_size"] == 2
@@ -77,7 +59,7 @@ def test_the_engine_is_asked_for_the_whole_spec_and_the_labels(client: Client, s
 
 
 def test_what_does_not_fit_asks_for_remedies_and_their_buttons_name_the_inputs(
-    client: Client, service: Service
+    client: Client, service: Planner
 ) -> None:
     service.said = {**SAID, "verdict": "does_not_fit", "free": 10**9}
     assert "new/fixes/" in panel(client)
@@ -94,12 +76,12 @@ def test_what_does_not_fit_asks_for_remedies_and_their_buttons_name_the_inputs(
     assert set(other) <= set(form.fields)
 
 
-def test_a_tight_plan_says_so(client: Client, service: Service) -> None:
+def test_a_tight_plan_says_so(client: Client, service: Planner) -> None:
     service.said = {**SAID, "verdict": "tight"}
     assert "leave more room" in panel(client)
 
 
-def test_without_an_engine_the_panel_says_when_the_plan_comes(client: Client, service: Service) -> None:
+def test_without_an_engine_the_panel_says_when_the_plan_comes(client: Client, service: Planner) -> None:
     service.engines = []
     assert "no engine is there to ask" in panel(client)
 
@@ -111,12 +93,12 @@ def test_without_an_engine_the_panel_says_when_the_plan_comes(client: Client, se
         (SpecError("A bad k.", hint="Less."), "A bad k."),
     ],
 )
-def test_a_plan_that_fails_is_a_sentence(client: Client, service: Service, error: Exception, words: str) -> None:
+def test_a_plan_that_fails_is_a_sentence(client: Client, service: Planner, error: Exception, words: str) -> None:
     service.said = error
     assert words in panel(client)
 
 
-def test_what_is_not_valid_yet_is_not_asked_for(client: Client, service: Service) -> None:
+def test_what_is_not_valid_yet_is_not_asked_for(client: Client, service: Planner) -> None:
     assert "left to mend" in panel(client, micro_batch_size="0")
     assert not service.asked
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from django.test import Client
 
 from ml.errors import SpecError, UnavailableError
+from tests.webapp.planner import Planner, planner
 from tests.webapp.run_forms import bases
 from tests.webapp.studying import data_version, published, submitted
 from webapp.models import DatasetVersion, Study, StudyEntry
@@ -26,28 +26,9 @@ SAID: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Service:
-    """Stands in for the engine."""
-
-    def __init__(self) -> None:
-        self.engines: list[dict[str, Any]] = [{"id": "e"}]
-        self.asked: list[dict[str, Any]] = []
-        self.said: Any = SAID
-
-    def call(self, kind: str, payload: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        assert kind == "plan"
-        self.asked.append(payload)
-        if isinstance(self.said, Exception):
-            raise self.said
-        return dict(self.said)
-
-
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    made = Service()
-    monkeypatch.setattr("webapp.selectors.study_plan.stream.engines", lambda: made.engines)
-    monkeypatch.setattr("webapp.selectors.study_plan.stream.call_service", made.call)
-    yield made
+def service(monkeypatch: pytest.MonkeyPatch) -> Planner:
+    return planner(monkeypatch, "webapp.selectors.study_plan", SAID)
 
 
 @pytest.fixture
@@ -67,7 +48,7 @@ def times(client: Client, version: DatasetVersion, **changes: Any) -> str:
 
 
 def test_each_technique_has_its_time_and_what_no_longer_fits_its_need(
-    client_of: Any, member: Any, version: DatasetVersion, service: Service
+    client_of: Any, member: Any, version: DatasetVersion, service: Planner
 ) -> None:
     said = times(client_of(member), version)
     assert "left out, needs" in said
@@ -76,7 +57,7 @@ def test_each_technique_has_its_time_and_what_no_longer_fits_its_need(
 
 
 def test_the_engine_is_told_what_the_report_knows_of_the_rows(
-    client_of: Any, member: Any, version: DatasetVersion, service: Service
+    client_of: Any, member: Any, version: DatasetVersion, service: Planner
 ) -> None:
     lengths = {"base": "tiny", "longest": 140, "step": 10, "bars": [0, 3, 1] + [0] * 21}
     row = {"row": 9, "messages": [{"role": "user", "content": "No light."}], "completion": "outage"}
@@ -94,28 +75,28 @@ def test_the_engine_is_told_what_the_report_knows_of_the_rows(
 
 
 def test_a_form_that_is_not_right_yet_asks_nobody(
-    client_of: Any, member: Any, version: DatasetVersion, service: Service
+    client_of: Any, member: Any, version: DatasetVersion, service: Planner
 ) -> None:
     assert "nothing is left to mend" in times(client_of(member), version, seeds="x")
     assert service.asked == []
 
 
 def test_without_an_engine_the_page_says_so(
-    client_of: Any, member: Any, version: DatasetVersion, service: Service
+    client_of: Any, member: Any, version: DatasetVersion, service: Planner
 ) -> None:
     service.engines = []
     assert NO_ENGINE in times(client_of(member), version)
 
 
 def test_a_planner_that_is_busy_is_asked_again(
-    client_of: Any, member: Any, version: DatasetVersion, service: Service
+    client_of: Any, member: Any, version: DatasetVersion, service: Planner
 ) -> None:
     service.said = UnavailableError("late")
     assert 'hx-trigger="load delay:2s"' in times(client_of(member), version)
 
 
 def test_a_plan_that_is_not_whole_says_how_far_it_is_and_is_asked_for_again(
-    client_of: Any, member: Any, version: DatasetVersion, service: Service
+    client_of: Any, member: Any, version: DatasetVersion, service: Planner
 ) -> None:
     service.said = {**SAID, "n_all": 16}
     said = times(client_of(member), version)
@@ -123,12 +104,12 @@ def test_a_plan_that_is_not_whole_says_how_far_it_is_and_is_asked_for_again(
     assert 'hx-trigger="load delay:2s"' in said
 
 
-def test_a_refusal_is_shown_as_it_is(client_of: Any, member: Any, version: DatasetVersion, service: Service) -> None:
+def test_a_refusal_is_shown_as_it_is(client_of: Any, member: Any, version: DatasetVersion, service: Planner) -> None:
     service.said = SpecError("No such model.", hint="Choose another.")
     assert "No such model. Choose another." in times(client_of(member), version)
 
 
-def test_viewers_do_not_plan(client_of: Any, viewer: Any, version: DatasetVersion, service: Service) -> None:
+def test_viewers_do_not_plan(client_of: Any, viewer: Any, version: DatasetVersion, service: Planner) -> None:
     assert client_of(viewer).post("/studies/new/times/", {}).status_code == 403
 
 

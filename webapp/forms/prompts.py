@@ -102,7 +102,7 @@ class PromptForm(forms.Form):
     def _bases(self) -> list[tuple[str, str]]:
         first, *others = settings.BASE_MODELS
         found = [("", f"{first}, the default"), *((name, name) for name in others)]
-        now = str(self.initial.get("base_model") or "")
+        now = str(self["base_model"].value() or "")[:120]
         return found if now in dict(found) else [*found, (now, f"{now}, not served")]
 
     @property
