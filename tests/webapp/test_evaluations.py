@@ -23,7 +23,7 @@ from webapp.selectors.evaluation_rows import answered_row, rows_page
 from webapp.selectors.evaluations import confusion_of, cost_of, evaluations_of, figure
 from webapp.services.adapters import alias_move
 from webapp.services.evaluations import prices_set
-from webapp.services.prompts import prompt_create
+from webapp.services.prompts import prompt_create, version_create
 
 
 @pytest.fixture(autouse=True)
@@ -277,6 +277,19 @@ def test_a_prompt_s_figure_is_its_newest_evaluation_by_itself_on_test_rows(
     prompt.refresh_from_db()
     assert prompt.metrics["test"]["accuracy"] == 0.75
     assert [found.pk for found in evaluations_of(prompt)] == [evaluation.pk]
+
+
+def test_what_a_prompt_reaches_on_another_base_model_is_not_its_figure_and_moves_no_alias(
+    team: Any, member: Any, version: Any, tmp_path: Path
+):
+    old = prompt_create(team=team, user=member, name="short", technique="zero_shot", template="{question}")
+    new = version_create(prompt=old.prompt, user=member, technique="zero_shot", template="T: {question}")
+    for number, model, n_right in ((1, "base", 2), (2, "tiny", 11)):
+        published(submitted(team, member, version, model=model, prompt=f"short@{number}"), tmp_path, n_right=n_right)
+    new.refresh_from_db()
+    assert not new.metrics and newest_pair(new, old) is None
+    published(submitted(team, member, version, model="prompt:short@2"), tmp_path, n_right=11)
+    assert newest_pair(new, old) is not None
 
 
 def test_a_thousand_requests_cost_what_the_team_s_prices_say(team: Any, admin: Any, version: Any, tmp_path: Path):

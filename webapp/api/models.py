@@ -11,6 +11,7 @@ from webapp.models import AdapterVersion, PromptVersion, Team
 from webapp.selectors.targets import (
     Entry,
     base_called,
+    base_of,
     entries_of_team,
     resolve,
     target_of_prompt,
@@ -33,7 +34,7 @@ def _about(version: AdapterVersion | PromptVersion | None, resolved: str) -> dic
             "bytes": version.size_bytes, "n_trained": version.n_trainable, **told,
         }  # fmt: skip
     return {
-        "kind": "prompt", "method": version.technique, "form": "plain", "base": target_of_prompt(version).base,
+        "kind": "prompt", "method": version.technique, "form": "plain", "base": base_of(version),
         "texts_that_vote": version.n_samples, "collection": version.collection_name or None, **told,
     }  # fmt: skip
 

@@ -24,6 +24,7 @@ from webapp.selectors.evaluation_rows import (
     without_shared,
 )
 from webapp.selectors.metrics import METRICS, Metric
+from webapp.selectors.targets import base_of
 
 Version = AdapterVersion | PromptVersion
 
@@ -141,14 +142,19 @@ def disagreements(pair: Pair, given: Mapping[str, str]) -> RowsPage:
 
 
 def newest_pair(version: Version, incumbent: Version) -> Pair | None:
-    """The newest comparison of two versions by themselves, on held-out rows; the test split before validation."""
+    """The newest comparison of two versions by themselves, each on its own base model, on held-out rows; the test split
+    before validation."""
     column, other = ("adapter", "prompt") if isinstance(version, AdapterVersion) else ("prompt", "adapter")
     alone = {f"{side}__{other}_version__isnull": True for side in "ab"}
+
+    def of(a: Version, b: Version) -> Q:
+        sides = {"a": a, "b": b}
+        return Q(**{f"{side}__{column}_version": one for side, one in sides.items()},
+                 **{f"{side}__base_name": base_of(one) for side, one in sides.items()})  # fmt: skip
+
     rows = EvaluationComparison.objects.filter(
-        Q(**{f"a__{column}_version": version, f"b__{column}_version": incumbent})
-        | Q(**{f"a__{column}_version": incumbent, f"b__{column}_version": version}),
-        team=version.team, **alone,
-    ).exclude(a__split="train")  # fmt: skip
+        of(version, incumbent) | of(incumbent, version), team=version.team, **alone
+    ).exclude(a__split="train")
     if column == "adapter":
         rows = rows.filter(a__collection_name="", b__collection_name="")
     rows = rows.select_related("a__dataset_version__dataset", "b__dataset_version__dataset")

@@ -16,7 +16,7 @@ from webapp.models import DatasetVersion, PromptVersion
 from webapp.selectors.examples import Example, try_rows
 from webapp.selectors.framing import frame_of_prompt
 from webapp.selectors.prompts import draft_of
-from webapp.selectors.targets import Target, target_of_prompt
+from webapp.selectors.targets import Target, base_of, target_of_prompt
 from webapp.services.asking import Sampling, request_for
 from webapp.services.prompt_content import content_check, content_resolve
 
@@ -120,5 +120,5 @@ def preview_of(content: dict[str, Any], question: str, *, team_id: int) -> dict[
     n_pairs = len(frame.examples) + len(pairs)
     first = 1 if folded[0]["role"] == "system" else 0
     bare = folded[:first] + folded[first + 2 * n_pairs :]
-    cost = cost_of(target_of_prompt(version).base, folded, bare)
+    cost = cost_of(base_of(version), folded, bare)
     return {"sent": folded, "near": near, "near_problem": problem, "cost": cost, "draft": version}

@@ -110,6 +110,11 @@ def unserved_error(name: str, reason: str) -> SpecError:
     )  # fmt: skip
 
 
+def base_of(version: AdapterVersion | PromptVersion) -> str:
+    """The base model that answers with this version."""
+    return version.base_name or settings.BASE_MODEL
+
+
 def target_of_adapter(version: AdapterVersion, asked: str = "") -> Target:
     name = str(version)
     return Target(
@@ -125,14 +130,14 @@ def why_prompt_unserved(version: PromptVersion) -> str:
         return f"its collection {version.collection_name} was deleted."
     if version.pick == PromptVersion.Pick.NEAREST and version.dataset_version_id is None:
         return "the data set that its examples come from was deleted."
-    return why_base_unserved(version.base_name or settings.BASE_MODEL)
+    return why_base_unserved(base_of(version))
 
 
 def target_of_prompt(version: PromptVersion, asked: str = "") -> Target:
     name = f"{PROMPT}{version}"
     return Target(
         name=name, asked=asked or name, label=(asked or name).removeprefix(PROMPT), method=version.technique,
-        base=version.base_name or settings.BASE_MODEL, frame=frame_of_prompt(version), version=version,
+        base=base_of(version), frame=frame_of_prompt(version), version=version,
         unserved=why_prompt_unserved(version),
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from webapp.models import DatasetVersion, Evaluation, EvaluationComparison, Eval
 from webapp.selectors.dataset_rows import SPLITS, rows_of
 from webapp.selectors.evaluation_subjects import Subject, request_for_row, subject_named
 from webapp.selectors.metrics import with_headline
+from webapp.selectors.targets import base_of
 from webapp.services.prompt_content import clean_check
 from webapp.services.runs import run_submit
 from webapp.services.teams import audit
@@ -131,9 +132,12 @@ def evaluation_fill(
 
 
 def _note_on_prompt(evaluation: Evaluation) -> None:
-    """A prompt has no training run that measures it: its newest evaluation by itself on test rows is its figure."""
+    """A prompt has no training run that measures it: its newest evaluation by itself on test rows is its figure. One on
+    another base model than its own is not."""
     version = evaluation.prompt_version
     if version is None or evaluation.adapter_version_id or evaluation.split != "test":
+        return
+    if evaluation.base_name != base_of(version):
         return
     if version.dataset_version_id not in (None, evaluation.dataset_version_id):
         return
