@@ -82,6 +82,7 @@ def test_a_prompt_is_asked_of_the_engines_of_the_base_model_that_its_version_nam
 
 
 def test_a_prompt_on_a_base_model_that_never_was_is_refused(team, member):
+    BaseModel.objects.create(name="there", family="decoder")
     with pytest.raises(SpecError, match="no base model 'nope'") as caught:
         prompt_create(team=team, user=member, name="reply", technique="zero_shot", template="{question}",
                       base_model="nope")  # fmt: skip

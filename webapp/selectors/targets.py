@@ -18,7 +18,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from django.conf import settings
 
@@ -61,10 +60,6 @@ class Target:
     def fold(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         """`messages` (ending in the user's) as this target is to see them."""
         return self.frame.fold(messages)
-
-
-def _latest(versions: Any) -> Any:
-    return versions.order_by("-number").first()
 
 
 def base_names() -> list[str]:
@@ -152,7 +147,7 @@ def _adapter_version(team: Team, name: str, which: str) -> AdapterVersion | None
     if _is_number(which):
         return versions.filter(number=int(which)).first()
     found = versions.filter(aliases__name=which or PRODUCTION).first()
-    return found if found or which else _latest(versions)
+    return found if found or which else versions.order_by("-number").first()
 
 
 def _prompt_version(team: Team, name: str, which: str) -> PromptVersion | None:
@@ -161,7 +156,7 @@ def _prompt_version(team: Team, name: str, which: str) -> PromptVersion | None:
     if _is_number(which):
         return versions.filter(number=int(which)).first()
     found = versions.filter(aliases__name=which or PRODUCTION).first()
-    return found if found or which else _latest(versions)
+    return found if found or which else versions.order_by("-number").first()
 
 
 def _has_adapter(team: Team, name: str) -> bool:

@@ -147,9 +147,13 @@ def _answering(technique: str, kind: Any, marker: Any, n_samples: Any, temperatu
 
 
 def _base_name(given: Any) -> str:
-    """A base model that no engine serves is taken: the version then says so, as an adapter's does."""
+    """A base model that no engine serves is taken: the version then says so, as an adapter's does. Before any model is
+    set up every name passes, as for runs."""
     name = str(given or "")
-    if name and name not in settings.BASE_MODELS and not BaseModel.objects.filter(name=name).exists():
+    if not name or name in settings.BASE_MODELS:
+        return name
+    known = set(BaseModel.objects.values_list("name", flat=True))
+    if known and name not in known:
         raise SpecError(f"There is no base model {name[:80]!r}.", field="base_model",
                         hint=f"Served are {', '.join(settings.BASE_MODELS)}.")  # fmt: skip
     return name
