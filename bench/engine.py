@@ -56,7 +56,7 @@ QUESTION = [{"role": "user", "content": "My lights went out. What should I do?"}
 KINDS = ("plain", "mixed_prefix", "lora16", "mixed_all")
 TEMPERATURE = 0.7
 ROWS = 16
-SERVED = 24
+SERVED = 16
 """Tokens of each answer where tasks are served from request to end, in a batch or one after another."""
 
 
@@ -190,7 +190,7 @@ def arguments() -> argparse.Namespace:
     )
     args = parser.parse_args()
     args.repetitions = 5
-    args.steps, args.registered, args.touched = (6, 1000, 32) if args.quick else (24, 10_000, 1000)
+    args.steps, args.registered, args.touched = (6, 1000, 24) if args.quick else (24, 10_000, 1000)
     return args
 
 
