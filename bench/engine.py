@@ -186,7 +186,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="the roofline of a Llama shape with random weights, on cuda or cpu")
     parser.add_argument("--shape", choices=tuple(engine_roofline.SHAPES), default="8b")
     parser.add_argument(
-        "--quick", action="store_true", help="under 3 minutes: 6 steps, 16 rows only, 40 of 1,000 soft prompts"
+        "--quick", action="store_true", help="about 3 minutes: 6 steps, 16 rows only, 24 of 1,000 soft prompts"
     )
     args = parser.parse_args()
     args.repetitions = 5

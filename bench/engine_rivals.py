@@ -1,7 +1,7 @@
 """What `bench/engine.py` compares the engine with: transformers' generate and its continuous batching, PEFT's mixed
 batches and PEFT with one task after another. All on the same machine, model, prompts and numbers of tokens.
 
-Decoding alone is compared: from the first token on, or with what the first one takes measured apart and taken off.
+Decoding alone is compared, from the first token of all rows on; tasks one after another are measured whole.
 """
 
 from __future__ import annotations
