@@ -46,7 +46,6 @@ SETS = (
         spec={"metric": "accuracy", "steps": 40, "batch_size": 16, "train_rows": 640, "valid_rows": 70,
               "test_rows": 140, "seeds": [17], "shares": [0.1, 0.3],
               "curve_techniques": ["head", "lora"], "max_tokens": 96},
-        leaves_out=("self_consistency",),
         published="slot-gated model 97.0, joint BERT 98.6 (accuracy)",
         differs="Published with all 13,700 training rows, models trained whole, many epochs, all 700 test rows.",
         full={**_FULL, "test_rows": 695, "curve_techniques": []},
@@ -57,7 +56,6 @@ SETS = (
         spec={"metric": "accuracy", "steps": 24, "batch_size": 16, "train_rows": 1540, "valid_rows": 30,
               "test_rows": 154, "seeds": [17], "shares": [0.3], "curve_techniques": ["head"],
               "max_tokens": 96},
-        leaves_out=("self_consistency", "chain_of_thought"),
         published="BERT-fixed 87.2, USE+ConveRT 93.4, BERT-tuned 93.7; with 10 rows a label USE+ConveRT 85.2 "
         "(accuracy; Casanueva et al. 2020)",
         differs="Published with all 10,003 training rows and all 3,080 test rows, many epochs.",
@@ -81,7 +79,6 @@ SETS = (
         task="generation",
         spec={"metric": "numeric", "steps": 12, "batch_size": 8, "n_tries": 2, "train_rows": 96, "valid_rows": 16,
               "test_rows": 40, "seeds": [17], "n_examples": 4, "max_tokens": 128},
-        leaves_out=("few_shot_nearest",),
         published="GPT-3 6B trained 20–22, GPT-3 175B trained 33–35 (Cobbe et al. 2021); PaLM 540B with chain of "
         "thought 56.9; SmolLM2-135M-Instruct with 5 examples 1.4 (its model card)",
         differs="A model of 135 million parameters hardly solves any of these problems: the right answers are too few "
