@@ -33,9 +33,9 @@ class Set:
 
     @property
     def techniques(self) -> list[str]:
-        """All that apply, but those that are left out."""
+        """All that apply, but those that are left out; the sets have no documents that retrieval could search."""
         fits = (name for name in TECHNIQUES if not why_not_studied(name, task=self.task, family="decoder"))
-        return [name for name in fits if name not in self.leaves_out]
+        return [name for name in fits if name not in self.leaves_out and not TECHNIQUES[name].needs_collection]
 
 
 _FULL = {"steps": 400, "n_tries": 5, "seeds": [17, 18, 19], "shares": [0.1, 0.3], "train_rows": 0, "valid_rows": 200}

@@ -16,10 +16,9 @@ from jobs.stream import GenerateRequest
 from ml.data.chat import completion_ids, prompt_ids, text_ids
 from ml.engine.serving import Serving
 from ml.engine.types import Request, Sampling
+from ml.retrieval.sources import sources_budget
 
 _ADAPTER_WAIT_S = 120.0
-_SOURCES_OVERHEAD = 96
-"""Tokens of the instruction about sources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +57,14 @@ def prepare(ticket: Ticket, engine: Serving) -> Prepared:
     room = engine.scheduler.length - n_prefix - longest
     tokenizer = backbone.tokenizer
     staying = [*request.messages[: _n_head(request.messages, request.n_examples)], request.messages[-1]]
-    budget = room - len(prompt_ids(tokenizer, staying)) - _SOURCES_OVERHEAD
-    found = retrieve(
-        request, known=ticket.sources, budget_tokens=max(budget, 0), count=lambda text: len(tokenizer.tokenize(text))
+
+    def count(text: str) -> int:
+        return len(tokenizer.tokenize(text))
+
+    budget = sources_budget(
+        room, n_prompt=len(prompt_ids(tokenizer, staying)), question=staying[-1]["content"], count=count
     )
+    found = retrieve(request, known=ticket.sources, budget_tokens=budget, count=count)
     sources = found.sources if request.collection_id is not None else None
     if found.refusal is not None:
         return Prepared(request=None, refusal=found.refusal, sources=sources)

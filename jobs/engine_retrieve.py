@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.stream import GenerateRequest
+from ml.retrieval.sources import fit_sources, sources_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ def retrieve(
     request: GenerateRequest, *, known: list[dict[str, Any]] | None, budget_tokens: int, count: Callable[[str], int]
 ) -> Retrieved:
     """`known`: what an earlier engine had found and shown already. Raises NotFoundError or UnavailableError."""
-    from jobs.retrieve import fit_sources, refusal_of, search, sources_prompt
+    from jobs.retrieve import refusal_of, search
 
     if request.collection_id is None:
         return Retrieved(messages=request.messages, sources=[], refusal=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,10 @@ from jobs import stream
 from jobs.stream import GenerateRequest
 from ml.errors import ColdframeError, NotFoundError, UnavailableError
 from ml.evaluate.answers import kept_answers, label_in
+from ml.retrieval.sources import without_markers
 
 MOST_CHARACTERS = 20_000
 """Of an answer or a question that are kept."""
-_MARKER = re.compile(r"\s*\[\d{1,3}(?:\s*[,;]\s*\d{1,3})*\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ def read_answer(item: Item, outcome: Outcome, spec: dict[str, Any]) -> dict[str,
 
 
 def _got(outcome: Outcome, spec: dict[str, Any]) -> dict[str, Any]:
-    text = _MARKER.sub("", outcome.text) if spec.get("removes_markers") else outcome.text
+    text = without_markers(outcome.text) if spec.get("removes_markers") else outcome.text
     text = text.strip()[:MOST_CHARACTERS]
     found = str(outcome.done["answer"] or "") if "answer" in outcome.done else text
     got = label_in(found, spec["labels"]) if spec["labels"] else found

@@ -1,27 +1,22 @@
-"""Retrieval as the engine process uses it: embed a question, find its chunks, put them into the prompt.
+"""Retrieval as the engine process uses it: embed a question, find its chunks.
 
 Guarantees: every hit is of the team that asked and of a document version that is live at that moment (the vector store
 narrows by team, the database by everything else); chunk texts come from the database. One embedding model a process,
-loaded on first use, one call at a time. Not here: generating the answer, and which parts of it are citations.
+loaded on first use, one call at a time. Not here: how chunks stand in a prompt (ml.retrieval.sources), and which parts
+of an answer are citations.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from jobs import vectors
 from ml.errors import NotFoundError
 
-INSTRUCTION = "You answer from sources. Cite them like [1]."
-REMINDER = "Answer in one sentence and cite the source."
-_HEADING = re.compile(r"#{1,6}\s")
-_SENTENCE_END = re.compile(r"(?<=\w{4})([.!])(?=\s|$)")
-"""Not of questions: a small model takes a marked question for an answer. Four letters spare most abbreviations."""
 MAX_QUERY_CHARACTERS = 4000
 _OVERFETCH = 4
 _MAX_FETCH = 2000
@@ -121,65 +116,3 @@ def refusal_of(*, team_id: int, collection_id: int) -> str:
     if found is None:
         raise NotFoundError(f"There is no collection {collection_id} in this team.")
     return str(found)
-
-
-def about_tokens(text: str) -> int:
-    """A cautious guess for English: three characters a token."""
-    return len(text) // 3 + 1
-
-
-def fit_sources(
-    hits: Sequence[dict[str, Any]], *, budget_tokens: int | None, count: Callable[[str], int] = about_tokens
-) -> list[dict[str, Any]]:
-    """The best hits that fit the budget together, numbers unchanged. `count` counts a text's tokens."""
-    if budget_tokens is None:
-        return list(hits)
-    kept, left = [], budget_tokens
-    for hit in hits:
-        left -= count(_source(hit))
-        if left < 0:
-            break
-        kept.append(hit)
-    return kept
-
-
-def _source(hit: dict[str, Any]) -> str:
-    return f"{_marked(hit['text'], hit['n'])}\n\n"
-
-
-def _marked(text: str, n: int) -> str:
-    """A chunk with its number at the end of its sentences, without headings, blanks collapsed.
-
-    Small models cite by copying: told to cite plain sources, SmolLM2-135M wrote no marker; with a numbered title above
-    each it wrote lists of titles; with sentences marked like this, and nothing else, it copies sentence and marker.
-    """
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not _HEADING.match(line.strip())]
-    marked = "\n".join(_SENTENCE_END.sub(rf" [{n}]\1", line) for line in lines)
-    return marked if f"[{n}]" in marked else f"{marked} [{n}]".strip()
-
-
-def sources_prompt(
-    messages: Sequence[dict[str, str]], hits: Sequence[dict[str, Any]], *, budget_tokens: int | None = None,
-    count: Callable[[str], int] = about_tokens,
-) -> list[dict[str, str]]:  # fmt: skip
-    """`messages` with the numbered sources in front of the last question and a plain instruction as system message.
-
-    The question stands before the sources too: of the orders tried by hand on the demo's opinions, this is the one in
-    which SmolLM2-135M went astray least.
-
-    A system message of the caller's stays, ours after it. Sources are data: they stand in the user's turn, never in the
-    system's. Without hits the messages come back as they are: the answer is then the refusal, not the model's.
-    """
-    kept = fit_sources(hits, budget_tokens=budget_tokens, count=count)
-    given = [dict(message) for message in messages]
-    if not kept or not given:
-        return given
-    if given[0]["role"] == "system":
-        given[0]["content"] = f"{given[0]['content']}\n\n{INSTRUCTION}"
-    else:
-        given.insert(0, {"role": "system", "content": INSTRUCTION})
-    last = max(i for i, message in enumerate(given) if message["role"] == "user")
-    sources = "".join(_source(hit) for hit in kept)
-    question = f"Question: {given[last]['content']}"
-    given[last]["content"] = f"{question}\n\n{sources}{question}\n{REMINDER}"
-    return given

@@ -36,6 +36,7 @@ from ml.study.asking import Asking
 from ml.study.base import Base
 from ml.study.budget import Budget
 from ml.study.drawing import drawn
+from ml.study.passages import read_passages
 from ml.study.planning import plan_of, planned
 from ml.study.runner import Setting, Study
 from ml.study.training import Interrupted
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the data set version's folder")
     parser.add_argument("--workdir", type=Path, required=True, help="checkpoints and the result (out/) go here")
     parser.add_argument("--before", type=Path, help="the out folder of the same study before it was extended")
+    parser.add_argument("--passages", type=Path, help="what a collection has for the test rows (ml/study/passages.py)")
     parser.add_argument("--embedder", default="minilm-l6", help="the embedding model that finds nearest examples")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
@@ -72,10 +74,11 @@ def _run(args: argparse.Namespace, asked_to_stop: list[int]) -> int:
     args.workdir.mkdir(parents=True, exist_ok=True)
     device = device_named(args.device)
     base, mapping = Base(base_folder, dataset, device=device), dict(about.get("mapping") or {})
-    asking = Asking(spec, dataset, mapping, _Embedder(args.models, args.embedder, device))
+    passages = read_passages(args.passages) if args.passages else None
+    asking = Asking(spec, dataset, mapping, _Embedder(args.models, args.embedder, device), passages)
     budget = Budget(args.workdir / "spent.json", limit_s=spec.budget_s, costs={})
     with budget.spends("overhead"):
-        expected = planned(spec, base_folder, dataset, mapping, device)
+        expected = planned(spec, base_folder, dataset, mapping, device, passages=passages.example() if passages else ())
     budget.costs = {one.technique: one.cost for one in expected if one.cost is not None}
     args.emit("plan", **plan_of(spec, expected))
     setting = Setting(

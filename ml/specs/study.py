@@ -38,6 +38,8 @@ class Technique:
     task: Literal["", "classification", "generation"] = ""
     """The only kind of task that it is for; empty: both."""
     families: tuple[str, ...] = ("decoder",)
+    needs_collection: bool = False
+    """Whether the study has to name a collection."""
 
 
 _ASKED = (
@@ -49,6 +51,9 @@ _ASKED = (
               summary="The instruction and some training rows, drawn by the seed, in front of every question."),
     Technique(name="few_shot_nearest", label="Few-shot, nearest", glyph="t-few", kind="prompt", has_chance=False,
               summary="The instruction and the training rows most like the question."),
+    Technique(name="retrieval", label="Retrieval", glyph="t-rag", kind="prompt", has_chance=False,
+              needs_collection=True,
+              summary="The instruction and the passages of a collection that are most like the question."),
     Technique(name="chain_of_thought", label="Chain of thought", glyph="t-cot", kind="prompt", has_chance=False,
               summary="The model writes its steps first; the answer is found behind them."),
     Technique(name="self_consistency", label="Chain of thought, votes", glyph="t-cot", kind="prompt", has_chance=True,
@@ -109,6 +114,8 @@ class StudySpec:
     dataset_sha256: str
     metric: str
     """Key of EVALUATION_METRICS by which the techniques are ranked."""
+    collection: str
+    """Name of the collection that retrieval searches; "" without."""
     techniques: tuple[str, ...]
     """Keys of TECHNIQUES, in the table's order."""
     seeds: tuple[int, ...]
@@ -169,9 +176,15 @@ def study_spec(given: Mapping[str, Any], *, task: str, family: str = "decoder") 
         values[name] = given[name]
     for name, field in _BY_NAME.items():
         values[name] = field.check(given.get(name, field.default))
+    techniques, collection = _techniques(given.get("techniques"), task, family), given.get("collection") or ""
+    if not isinstance(collection, str):
+        raise SpecError(f"A collection is named by text, got {collection!r:.80}.", field="collection")
+    if not collection and (needs := [name for name in techniques if TECHNIQUES[name].needs_collection]):
+        raise SpecError(f"{TECHNIQUES[needs[0]].label} searches a collection, and the study names none.",
+                        hint="Choose one, or leave the technique out.", field="collection")  # fmt: skip
     return StudySpec(
-        **values, metric=_metric(given.get("metric"), task), seeds=_seeds(given.get("seeds", (17,))),
-        techniques=_techniques(given.get("techniques"), task, family), shares=_shares(given.get("shares", ())),
+        **values, collection=collection, techniques=techniques, metric=_metric(given.get("metric"), task),
+        seeds=_seeds(given.get("seeds", (17,))), shares=_shares(given.get("shares", ())),
         curve_techniques=_on_curve(given.get("curve_techniques", ()), given.get("techniques", ())),
     )  # fmt: skip
 

@@ -3,15 +3,15 @@
 Chain of thought is Kojima et al. 2022 (arXiv 2205.11916): a sentence that asks for steps, and an answer found behind
 them; self-consistency is Wang et al. 2022 (arXiv 2203.11171): sampled chains vote. Few-shot examples are training rows
 whose question stands in no held-out split, drawn by the seed, of each label in turn; the nearest ones are chosen by
-sentence embeddings (Liu et al. 2021, arXiv 2101.06804), the nearest last. Everything is built by `ml.specs.prompting`,
-as chat and API build it.
+sentence embeddings (Liu et al. 2021, arXiv 2101.06804), the nearest last. Passages of a collection are given
+(ml.study.passages). Everything is built by `ml.specs.prompting` and `ml.retrieval.sources`, as chat and API build it.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from ml.specs.measures import has_number
 from ml.specs.prompting import LABELS, QUESTION, Frame, Pair
 from ml.specs.questions import question_of
 from ml.specs.study import StudySpec
+from ml.study.passages import Passages
 
 MOST_POOLED = 20_000
 LONGEST_EXAMPLE = 4_000
@@ -49,6 +50,8 @@ class Asked:
     """The rows are asked as they are; the frame is empty."""
     examples: Mapping[int, tuple[Pair, ...]]
     """By row number, where each question has its own."""
+    passages: Passages | None = None
+    """What stands in front of each row's question, as far as there is room for it."""
     about: dict[str, Any]
     """For the report and for a prompt of the library: technique, system, template, pick, k, examples, rule …"""
 
@@ -58,11 +61,16 @@ class Asked:
         return bool(self.frame.rule)
 
     def messages(self, row: Row, mapping: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The row without passages."""
         if self.as_rows:
             return row.messages
         turns = [message for message in row.messages if message["role"] != "system"]
         asked = {"role": "user", "content": question_of(mapping, turns[-1]["content"])}
         return self.frame.fold([*turns[:-1], asked], self.examples.get(row.number, ()))
+
+    def hits(self, row: Row) -> list[dict[str, Any]]:
+        """The passages of the row, numbered from 1."""
+        return self.passages.of(row.number) if self.passages else []
 
 
 AS_ROWS = Asked(
@@ -73,18 +81,26 @@ AS_ROWS = Asked(
 class Asking:
     """Makes the techniques of one study."""
 
-    def __init__(self, spec: StudySpec, dataset: Dataset, mapping: Mapping[str, Any], embed: Embed) -> None:
-        self.spec, self.dataset, self.mapping, self.embed = spec, dataset, mapping, embed
+    def __init__(
+        self, spec: StudySpec, dataset: Dataset, mapping: Mapping[str, Any], embed: Embed,
+        passages: Passages | None = None,
+    ) -> None:  # fmt: skip
+        self.spec, self.dataset, self.mapping, self.embed, self.passages = spec, dataset, mapping, embed, passages
         self._pool: list[Pair] | None = None
 
+    def with_rows(self, dataset: Dataset) -> Asking:
+        """The same on other rows."""
+        return Asking(self.spec, dataset, self.mapping, self.embed, self.passages)
+
     def technique(self, name: str, seed: int) -> Asked:
-        """Raises DataError when there are too few training rows to show."""
+        """Raises DataError when there are too few training rows to show, or no passages."""
         if name == "plain":
             return AS_ROWS
         builders: dict[str, Callable[[], Asked]] = {
             "zero_shot": lambda: self._asked(self._told(), technique="zero_shot"),
             "few_shot": lambda: self._drawn(seed),
             "few_shot_nearest": self._nearest,
+            "retrieval": self._sourced,
             "chain_of_thought": lambda: self._reasoned(1),
             "self_consistency": lambda: self._reasoned(self.spec.n_votes),
         }
@@ -133,6 +149,13 @@ class Asking:
         best = np.argsort(-(asked @ known.T), axis=1, kind="stable")[:, :k][:, ::-1]
         each = {row.number: tuple(self.pool[i] for i in places) for row, places in zip(rows, best, strict=True)}
         return self._asked(self._told(), technique="few_shot", each=each, pick="nearest", k=k)
+
+    def _sourced(self) -> Asked:
+        if self.passages is None:
+            raise DataError(f"The passages of the collection {self.spec.collection} were not given.",
+                            hint="Was the collection deleted? Begin a study with another one.")  # fmt: skip
+        about = {**self.passages.about, "passages_sha256": self.passages.sha256}
+        return replace(self._asked(self._told(), technique="zero_shot", **about), passages=self.passages)
 
     def _reasoned(self, n_samples: int) -> Asked:
         labels = self.dataset.labels

@@ -22,7 +22,7 @@ from ml.files import write_json
 from ml.specs import METHODS
 from ml.specs.study import TECHNIQUES, StudySpec
 
-_NO_MATTER = ("dataset", "metric", "techniques", "seeds", "shares", "curve_techniques", "budget_s")
+_NO_MATTER = ("dataset", "metric", "collection", "techniques", "seeds", "shares", "curve_techniques", "budget_s")
 _OF_TRAINING = ("steps", "batch_size", "n_tries", "valid_rows")
 _OF_ASKING = ("instruction", "n_examples", "n_votes")
 
@@ -66,13 +66,15 @@ def learns_from_rows(name: str) -> bool:
     return name in METHODS or name == "few_shot_nearest"
 
 
-def identity_of(cell: Cell, spec: StudySpec, *, fingerprint: str, rows_sha256: str) -> str:
-    """sha256 (hex) of what the cell's figures depend on. `rows_sha256`: of the rows that the study drew."""
+def identity_of(cell: Cell, spec: StudySpec, *, fingerprint: str, rows_sha256: str, passages_sha256: str = "") -> str:
+    """sha256 (hex) of what the cell's figures depend on. `rows_sha256`: of the rows that the study drew;
+    `passages_sha256`: of what its collection had for them."""
     is_trained = TECHNIQUES[cell.technique].kind == "trained"
     without = (*_NO_MATTER, *(_OF_ASKING if is_trained else _OF_TRAINING))
     settings = {name: value for name, value in spec.as_dict().items() if name not in without}
     seeds = [spec.seeds[0]] if is_trained else []  # the search uses the first
     whole = [cell.technique, cell.seed, cell.share, settings, seeds, fingerprint, rows_sha256]
+    whole += [passages_sha256] if TECHNIQUES[cell.technique].needs_collection else []
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

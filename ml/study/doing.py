@@ -56,7 +56,7 @@ class Doing:
         self.tell(cell, state="measuring")
         with self.budget.spends("measure") as spent:
             if self.base.family == "decoder":
-                asking = Asking(self.spec, share_of(self.dataset, cell.share), self.mapping, self.asking.embed)
+                asking = self.asking.with_rows(share_of(self.dataset, cell.share))
                 asked = asking.technique(cell.technique, cell.seed)
                 lines = self._engine().answers(
                     asked, artifact=None, seed=cell.seed, check=self._check, progress=self._progress_of(cell)

@@ -18,9 +18,11 @@ from ml.data.rows import Dataset, Row
 from ml.engine.choices import n_nodes
 from ml.errors import DataError
 from ml.forward import n_common
+from ml.retrieval.sources import sources_prompt
 from ml.specs.study import TECHNIQUES, StudySpec
 from ml.specs.tasks import learnt_as
 from ml.study.asking import Asking
+from ml.study.passages import Passages, passages_like
 
 MOST_SAMPLED = 64
 _ASKED_OF = 4
@@ -65,9 +67,10 @@ class DataFigures:
 def figures_of(
     sample: Sequence[Row], *, spec: StudySpec, task: str, labels: Sequence[str], n_rows: Mapping[str, int],
     tokenizer: Any, family: str, mapping: Mapping[str, Any] | None = None, lengths: Mapping[str, Any] | None = None,
+    passages: Sequence[str] = (),
 ) -> DataFigures:  # fmt: skip
-    """`n_rows` by split. `lengths`: what the data set's report says about tokens or characters of all rows (mean,
-    longest, unit). Raises DataError when the sample is empty."""
+    """`n_rows` by split. `passages`: as many as a row gets, as long as they usually are. `lengths`: what the data set's
+    report says about tokens or characters of all rows (mean, longest, unit). Raises DataError when the sample is empty."""
     if not sample:
         raise DataError("There is no row to plan with.", hint="Give the training split at least one row.")
     sample = sample[:MOST_SAMPLED]
@@ -75,7 +78,7 @@ def figures_of(
     mean, longest = _lengths(sample, found, lengths or {})
     n_targets = sum(one.n_targets for one in found) / len(found)
     labelled = learnt_as(task) == "classification"
-    asked = _asked(sample, spec, task, labels, mapping or {}, tokenizer) if family == "decoder" else {}
+    asked = _asked(sample, spec, task, labels, mapping or {}, tokenizer, passages) if family == "decoder" else {}
     label_ids = [_label_ids(tokenizer, family, label) for label in labels] if labelled else []
     return DataFigures(
         n_train=int(n_rows.get("train") or 0), n_valid=int(n_rows.get("validation") or 0),
@@ -144,7 +147,13 @@ def _label_ids(tokenizer: Any, family: str, label: str) -> Sequence[int]:
 
 
 def _asked(
-    sample: Sequence[Row], spec: StudySpec, task: str, labels: Sequence[str], mapping: Mapping[str, Any], tokenizer: Any
+    sample: Sequence[Row],
+    spec: StudySpec,
+    task: str,
+    labels: Sequence[str],
+    mapping: Mapping[str, Any],
+    tokenizer: Any,
+    passages: Sequence[str],
 ) -> dict[str, Prompted]:
     """Every way of asking that the spec names, and `plain`."""
     rows = [replace(row, number=number) for number, row in enumerate(sample, start=1)]
@@ -154,14 +163,18 @@ def _asked(
         splits={"train": pool, "validation": [], "test": rows},
     )  # fmt: skip
     names = [name for name, row in TECHNIQUES.items() if row.kind == "prompt" and name in spec.techniques]
-    return {name: _prompted(name, spec, dataset, mapping, tokenizer) for name in dict.fromkeys(["plain", *names])}
+    like = passages_like(passages)
+    return {name: _prompted(name, spec, dataset, mapping, tokenizer, like) for name in dict.fromkeys(["plain", *names])}
 
 
-def _prompted(name: str, spec: StudySpec, dataset: Dataset, mapping: Mapping[str, Any], tokenizer: Any) -> Prompted:
+def _prompted(
+    name: str, spec: StudySpec, dataset: Dataset, mapping: Mapping[str, Any], tokenizer: Any, passages: Passages
+) -> Prompted:
     def found(name: str, n_examples: int) -> Prompted:
-        asking = Asking(replace(spec, n_examples=n_examples), dataset, mapping, _no_vectors)
+        asking = Asking(replace(spec, n_examples=n_examples), dataset, mapping, _no_vectors, passages)
         asked = asking.technique(name, spec.seeds[0])
-        prompts = [prompt_ids(tokenizer, asked.messages(row, mapping)) for row in dataset.splits["test"]]
+        prompts = [prompt_ids(tokenizer, sources_prompt(asked.messages(row, mapping), asked.hits(row)))
+                   for row in dataset.splits["test"]]  # fmt: skip
         return Prompted(
             n_tokens=sum(map(len, prompts)) / len(prompts), n_shared=n_common([ids[:-1] for ids in prompts]),
             n_samples=asked.frame.n_samples, has_steps=asked.writes_first,

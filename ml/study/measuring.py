@@ -24,6 +24,7 @@ from ml.engine.types import Done, Event, Failed, Request, Sampling, Started
 from ml.errors import ColdframeError
 from ml.evaluate.answers import kept_answers, label_in
 from ml.objectives import Objective
+from ml.retrieval.sources import fit_sources, sources_budget, sources_prompt, without_markers
 from ml.specs.voting import extract, vote
 from ml.study.asking import Asked
 
@@ -95,8 +96,10 @@ class Measuring:
         return [self._line(item, asked) for item in items]
 
     def _requests(self, asked: Asked, row: Row, place: int, artifact: str | None, seed: int) -> list[Request]:
-        ids = tuple(prompt_ids(self.backbone.tokenizer, asked.messages(row, self.mapping)))
         n, scores = asked.frame.n_samples, bool(self._label_ids) and not asked.writes_first
+        ids = self._prompt(asked, row, n_written=1 if scores else self.max_tokens)
+        if ids is None:
+            return []
         return [
             Request(
                 id=f"{place}.{sample}", team_id=TEAM, prompt_ids=ids, artifact=artifact, label=artifact or "",
@@ -108,6 +111,24 @@ class Measuring:
             )
             for sample in range(n)
         ]  # fmt: skip
+
+    def _prompt(self, asked: Asked, row: Row, *, n_written: int) -> tuple[int, ...] | None:
+        """With the passages that there is room for, as an engine serves it; None where the answer is the collection's
+        refusal, as nothing in it is near enough."""
+        tokenizer, messages = self.backbone.tokenizer, asked.messages(row, self.mapping)
+        ids = prompt_ids(tokenizer, messages)
+        if asked.passages is not None:
+
+            def count(text: str) -> int:
+                return len(tokenizer.tokenize(text))
+
+            room = self.engine.scheduler.length - n_written
+            budget = sources_budget(room, n_prompt=len(ids), question=messages[-1]["content"], count=count)
+            hits = fit_sources(asked.hits(row), budget_tokens=budget, count=count)
+            if not hits:
+                return None
+            ids = prompt_ids(tokenizer, sources_prompt(messages, hits))
+        return tuple(ids)
 
     def _submit(self, items: Sequence[_Asking]) -> None:
         for item in items:
@@ -145,6 +166,8 @@ class Measuring:
         }  # fmt: skip
         if item.error is not None:
             return {**line, "got": "", "error": item.error.as_dict()}
+        if not item.requests and asked.passages is not None:
+            return {**line, **self._read(asked.passages.refusal), "tokens_in": 0, "tokens_out": 0}
         done = [item.done[request.id] for request in item.requests]
         return {**line, **self._got(done, asked), **_figures(item, done)}
 
@@ -155,12 +178,16 @@ class Measuring:
             return {"got": labels[best], "scores": [round(score, 4) for score in done[0].scores]}
         texts = [one.text.strip()[:MOST_TEXT] for one in done]
         if not asked.writes_first:
-            got = label_in(texts[0], labels) if labels else texts[0]
-            return {"got": got} if got == texts[0] else {"got": got, "text": texts[0]}
+            return self._read(without_markers(texts[0]) if asked.passages else texts[0])
         won = vote(asked.frame.rule, texts) if len(texts) > 1 else None
         found = won.answer if won else extract(asked.frame.rule, texts[0])
         got = label_in(found or "", labels) if labels else found or ""
         return {"got": got, "text": texts[won.chosen if won else 0]}
+
+    def _read(self, text: str) -> dict[str, Any]:
+        """What counts of a text that is the answer."""
+        got = label_in(text, self.dataset.labels) if self.dataset.labels else text
+        return {"got": got} if got == text else {"got": got, "text": text}
 
 
 def _further(progress: Progress, n_before: int, n_all: int, n_done: int) -> None:

@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 def study_plan(question: Mapping[str, Any], *, models: Path, device: str) -> dict[str, Any]:
-    """`question`: study (a spec), task, data (n_rows by split, labels, sample of rows, and where they are known mapping
-    and lengths), calibration (a factor by technique).
+    """`question`: study (a spec), task, data (n_rows by split, labels, sample of rows; where they are known mapping,
+    lengths, and passages as a row gets them), calibration (a factor by technique).
 
     Gives `techniques`, the cheapest first, each a TechniqueEstimate with `label` and `is_chosen`; `chosen`, `left_out`
     (reasons), `total_s` of the chosen ones, `free` bytes; `n_done` of `n_all` techniques. Raises ColdframeError.
@@ -55,7 +55,13 @@ def study_plan(question: Mapping[str, Any], *, models: Path, device: str) -> dic
 
 
 def planned(
-    spec: StudySpec, folder: Path, dataset: Dataset, mapping: Mapping[str, Any], device: str
+    spec: StudySpec,
+    folder: Path,
+    dataset: Dataset,
+    mapping: Mapping[str, Any],
+    device: str,
+    *,
+    passages: Sequence[str] = (),
 ) -> list[TechniqueEstimate]:
     """For a study that has its rows; without memory, which each training plans by itself. Empty where the rows cannot
     be encoded: a plan is advice, and each technique will say what is wrong with them."""
@@ -64,7 +70,7 @@ def planned(
         data = figures_of(
             _spread(dataset.splits["train"]), spec=spec, task=dataset.kind or dataset.task, labels=dataset.labels,
             n_rows={split: len(rows) for split, rows in dataset.splits.items()}, tokenizer=model.tokenizer,
-            family=model.family, mapping=mapping,
+            family=model.family, mapping=mapping, passages=passages,
         )  # fmt: skip
     except ColdframeError as error:
         logger.warning("no plan for this study: %s", error.message)
@@ -117,6 +123,7 @@ def _given_figures(question: Mapping[str, Any], spec: StudySpec, model: _Model) 
     return figures_of(
         sample, spec=spec, task=str(question["task"]), labels=given.get("labels") or (), n_rows=given["n_rows"],
         tokenizer=model.tokenizer, family=model.family, mapping=given.get("mapping"), lengths=given.get("lengths"),
+        passages=given.get("passages") or (),
     )  # fmt: skip
 
 

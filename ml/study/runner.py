@@ -77,8 +77,9 @@ class Study:
         self._said = self._boards_s = 0.0
         self._n_over = 0
         self._eta_s: float | None = None
+        passages = asking.passages.sha256 if asking.passages else ""
         self._identities = {
-            cell.key: identity_of(cell, self.spec, fingerprint=base.fingerprint,
+            cell.key: identity_of(cell, self.spec, fingerprint=base.fingerprint, passages_sha256=passages,
                                   rows_sha256=setting.dataset.content_sha256)
             for cell in self.cells
         }  # fmt: skip

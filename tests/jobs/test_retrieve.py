@@ -1,4 +1,4 @@
-"""Retrieval: live chunks of the asking team only, the best of them, and the prompt that they go into."""
+"""Retrieval: live chunks of the asking team only, the best of them."""
 
 from __future__ import annotations
 
@@ -104,51 +104,6 @@ def test_many_dead_vectors_do_not_hide_the_live_ones(collection: Collection, tmp
     ingested(collection, tmp_path, {"a.md": dead, "b.md": [("alive", axis(0, towards=1, share=0.5))]})
     document_delete(document=collection.documents.get(title="a.md"), user=None)
     assert texts(collection, "0") == ["alive"]
-
-
-def _hit(n: int, text: str) -> dict[str, Any]:
-    return {"n": n, "title": f"{n}.md", "text": text}
-
-
-def test_sources_are_numbered_in_front_of_the_last_question() -> None:
-    messages = [
-        {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."},
-        {"role": "user", "content": "Whose tree is it?"},
-    ]  # fmt: skip
-    given = retrieve.sources_prompt(messages, [_hit(1, "Of both."), _hit(2, "No.")])
-    assert [message["role"] for message in given] == ["system", "user", "assistant", "user"]
-    assert given[0]["content"] == retrieve.INSTRUCTION
-    assert given[1]["content"] == "Hello?"
-    last = given[-1]["content"]
-    assert last.index("Whose tree") < last.index("Of both [1].") < last.index("No. [2]") < last.rindex("Whose tree")
-    assert messages[-1]["content"] == "Whose tree is it?"
-
-
-def test_sentences_of_a_source_carry_its_number_and_abbreviations_do_not() -> None:
-    text = "## Rule\n\nMr. Pruitt owned a half. Whose was the rest?\nNo. 7 says more"
-    given = retrieve.sources_prompt([{"role": "user", "content": "Q"}], [_hit(3, text)])
-    wanted = "Question: Q\n\nMr. Pruitt owned a half [3]. Whose was the rest?\nNo. 7 says more\n\nQuestion: Q\n"
-    assert given[-1]["content"].startswith(wanted)
-
-
-def test_the_callers_system_message_stays_in_front() -> None:
-    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who?"}]
-    given = retrieve.sources_prompt(messages, [_hit(1, "You.")])
-    assert given[0]["content"].startswith("Be kind.")
-    assert len(given) == 2
-
-
-def test_only_the_best_sources_that_fit_the_budget_go_in() -> None:
-    hits = [_hit(1, "short"), _hit(2, "long " * 500), _hit(3, "short")]
-    assert retrieve.fit_sources(hits, budget_tokens=100) == hits[:1]
-    assert retrieve.fit_sources(hits, budget_tokens=None) == hits
-    given = retrieve.sources_prompt([{"role": "user", "content": "Q"}], hits, budget_tokens=100)
-    assert "[2]" not in given[-1]["content"]
-
-
-def test_without_sources_the_messages_stay_as_they_are() -> None:
-    messages = [{"role": "user", "content": "Q"}]
-    assert retrieve.sources_prompt(messages, []) == messages
 
 
 def test_the_refusal_is_the_collections_own(collection: Collection) -> None:

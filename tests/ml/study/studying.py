@@ -37,7 +37,11 @@ def small_spec(task: str = "classification", **changes: Any) -> StudySpec:
 
 
 def all_techniques(task: str, family: str) -> list[str]:
-    return [name for name in TECHNIQUES if not why_not_studied(name, task=task, family=family)]
+    """Without a collection."""
+    return [
+        name for name, one in TECHNIQUES.items()
+        if not one.needs_collection and not why_not_studied(name, task=task, family=family)
+    ]  # fmt: skip
 
 
 def small_rows(task: str, n: int = 40) -> list[dict[str, Any]]:
@@ -100,7 +104,7 @@ class Studying:
 
     def run(
         self, workdir: Path, *, task: str = "classification", emit: Any = None, embedder: str = "tiny-bert",
-        before: Path | None = None, **changes: Any,
+        before: Path | None = None, passages: Path | None = None, **changes: Any,
     ) -> tuple[int, Recorder]:  # fmt: skip
         told = emit or Recorder()
         spec = self.folder / f"{workdir.name}.json"
@@ -109,7 +113,9 @@ class Studying:
         words += ["--workdir", str(workdir), "--device", "cpu", "--embedder", embedder]
         with pytest.MonkeyPatch.context() as patch:  # a head's own 300 steps are not what is tested here
             patch.setitem(METHODS["head"].defaults, "steps", 12)
-            code = main([*words, *(["--before", str(before)] if before else [])], emit=told)
+            words += ["--before", str(before)] if before else []
+            words += ["--passages", str(passages)] if passages else []
+            code = main(words, emit=told)
         return code, told
 
     def done(self, workdir: Path, **values: Any) -> Recorder:

@@ -15,6 +15,7 @@ from ml.data.rows import Dataset, Row
 from ml.errors import DataError
 from ml.specs.prompting import LABELS, Frame, Pair, placeholders
 from ml.study.asking import AS_ROWS, Asked, Asking, draw
+from ml.study.passages import Passages
 from tests.ml.study.studying import dataset_of, small_spec
 
 COLOURS = ("blue", "green", "red")
@@ -199,3 +200,23 @@ def test_too_few_rows_to_show_are_refused(name: str) -> None:
     with pytest.raises(DataError, match="2 training rows may be examples, 3 are wanted") as caught:
         asking(labelled(train=colours(2))).technique(name, 17)
     assert caught.value.field == "n_examples"
+
+
+def test_passages_stand_before_the_question_as_chat_puts_them_and_only_of_their_row() -> None:
+    data = free()
+    asked_of = data.splits["test"][0]
+    by_row = {asked_of.number: [{"text": "Eggs are said."}, {"text": "Stones are not."}]}
+    passages = Passages(sha256="5e" * 32, about={"collection": "handbook", "top_k": 2}, by_row=by_row)
+    spec = small_spec("generation", collection="handbook")
+    found = Asking(spec, data, {}, lengths, passages).technique("retrieval", 1)
+    assert [hit["n"] for hit in found.hits(asked_of)] == [1, 2]
+    assert found.hits(data.splits["train"][0]) == []
+    told = Asking(small_spec("generation"), data, {}, lengths).technique("zero_shot", 1)
+    assert found.messages(asked_of, {}) == told.messages(asked_of, {})
+    assert (found.about["technique"], found.about["collection"]) == ("zero_shot", "handbook")
+    assert found.about["passages_sha256"] == "5e" * 32
+
+
+def test_without_passages_retrieval_says_what_is_missing() -> None:
+    with pytest.raises(DataError, match="collection handbook were not given"):
+        asking(free(), collection="handbook").technique("retrieval", 1)

@@ -69,15 +69,17 @@ def test_the_cheapest_come_first_and_those_of_unknown_cost_last() -> None:
 
 
 def test_every_key_is_a_name_of_a_file_of_its_own() -> None:
-    spec = small_spec(techniques=list(TECHNIQUES), seeds=[1, 2, 2**31 - 1], shares=[1e-6, 0.1, 0.123456])
+    settings = {"seeds": [1, 2, 2**31 - 1], "shares": [1e-6, 0.1, 0.123456]}
+    spec = small_spec(techniques=list(TECHNIQUES), collection="handbook", **settings)
     found = [one.key for one in cells_of(spec)]
     assert len(set(found)) == len(found)
     assert all(key == Path(key).name and " " not in key for key in found)
 
 
 def identity(one: Cell = FIRST, *, fingerprint: str = "f", rows: str = "r", **changes: Any) -> str:
-    return identity_of(one, small_spec(**{"techniques": list(TECHNIQUES), **changes}), fingerprint=fingerprint,
-                       rows_sha256=rows)  # fmt: skip
+    passages = changes.pop("passages", "p")
+    spec = small_spec(**{"techniques": list(TECHNIQUES), "collection": "handbook", **changes})
+    return identity_of(one, spec, fingerprint=fingerprint, rows_sha256=rows, passages_sha256=passages)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def identity(one: Cell = FIRST, *, fingerprint: str = "f", rows: str = "r", **ch
     [
         {"budget_s": 60}, {"metric": "macro_f1"}, {"seeds": [17, 18]}, {"shares": [0.5]}, {"dataset": "renamed@1"},
         {"techniques": ["lora", "plain"]}, {"n_examples": 4}, {"n_votes": 3}, {"instruction": "Say it."},
-        {"curve_techniques": ["lora"]},
+        {"curve_techniques": ["lora"]}, {"collection": "wiki"}, {"passages": "q"},
     ],
 )  # fmt: skip
 def test_what_a_trained_cell_does_not_depend_on_leaves_its_identity(changes: dict[str, Any]) -> None:
@@ -110,6 +112,12 @@ def test_a_cell_of_another_seed_share_or_technique_is_another() -> None:
         Cell(technique="ia3", seed=17),
     ]
     assert len({identity(), *map(identity, others)}) == 4
+
+
+def test_only_retrieval_depends_on_what_was_found_and_not_on_the_collections_name() -> None:
+    sourced, told = (Cell(technique=name, seed=17) for name in ("retrieval", "zero_shot"))
+    assert identity(sourced, passages="q") != identity(sourced) == identity(sourced, collection="renamed")
+    assert identity(told, passages="q") == identity(told)
 
 
 def test_asking_depends_on_its_own_settings_and_not_on_those_of_training() -> None:

@@ -22,6 +22,7 @@ DATA = DataFigures(
     n_nodes=20, asked={
         "plain": PLAIN, "zero_shot": Prompted(n_tokens=90, n_shared=40),
         "few_shot": Prompted(n_tokens=400, n_shared=350), "few_shot_nearest": Prompted(n_tokens=400, n_shared=40),
+        "retrieval": Prompted(n_tokens=900, n_shared=40),
         "chain_of_thought": Prompted(n_tokens=100, n_shared=40, has_steps=True),
         "self_consistency": Prompted(n_tokens=100, n_shared=40, n_samples=5, has_steps=True),
     },
@@ -32,7 +33,7 @@ DEEP = {"num_hidden_layers": 12}
 
 def spec(task: str = "classification", family: str = "decoder", **changes: Any) -> StudySpec:
     names = [name for name in TECHNIQUES if not why_not_studied(name, task=task, family=family)]
-    given = {"base": "b", "dataset": "d@1", "dataset_sha256": "0" * 64, "techniques": names}
+    given = {"base": "b", "dataset": "d@1", "dataset_sha256": "0" * 64, "techniques": names, "collection": "handbook"}
     return study_spec({**given, **changes}, task=task, family=family)
 
 

@@ -29,7 +29,7 @@ def found(sample: list[Row], task: str = "classification", family: str = "decode
     shape = {"decoder": "llama", "encoder": "bert", "encoder_decoder": "t5"}[family]
     known = {"mapping": {}, "lengths": None, **given}
     return figures_of(
-        sample, spec=small_spec(task, techniques=ASKED, **known.pop("spec", {})), task=task,
+        sample, spec=small_spec(task, **{"techniques": ASKED, **known.pop("spec", {})}), task=task,
         labels=LABELS if task == "classification" else [], n_rows=N_ROWS, tokenizer=tiny_tokenizer_for(shape),
         family=family, **known,
     )  # fmt: skip
@@ -114,3 +114,11 @@ def test_a_handful_of_rows_is_enough(n: int) -> None:
 def test_no_row_at_all_is_refused() -> None:
     with pytest.raises(DataError, match="no row to plan with"):
         found([])
+
+
+def test_retrieval_s_prompts_are_as_long_as_their_passages() -> None:
+    asked = {"techniques": ["zero_shot", "retrieval"], "collection": "handbook"}
+    one, two = (found(rows(), spec=asked, passages=["Snow is white and cold."] * n).asked["retrieval"] for n in (1, 2))
+    assert one.n_tokens > found(rows(), spec=asked).asked["zero_shot"].n_tokens
+    assert two.n_tokens > one.n_tokens + 10
+    assert two.n_shared == one.n_shared

@@ -17,11 +17,13 @@ from ml.data.rows import Dataset, read_dataset
 from ml.engine.own import sharing
 from ml.evaluate.scoring import generate_greedy
 from ml.objectives import objective_for
+from ml.retrieval.sources import sources_prompt
 from ml.specs import METHODS
 from ml.specs.prompting import Frame
 from ml.specs.voting import extract, vote
 from ml.study.asking import AS_ROWS, Asked, Asking
 from ml.study.measuring import Measuring, by_objective
+from ml.study.passages import Passages
 from tests.ml.running import tiny_spec, train_whole
 from tests.ml.study.studying import Studying, small_spec
 
@@ -259,3 +261,49 @@ def test_a_question_that_is_held_in_a_frame_is_told_as_the_row_has_it(
     asked = Asked(frame=Frame(system="Be brief."), examples={}, about={})
     lines = answers(measuring(backbone, data["generation"]), asked)
     assert lines[0]["question"] == data["generation"].splits["test"][0].messages[-1]["content"]
+
+
+def sourced(dataset: Dataset, texts: dict[int, list[str]], **changes: Any) -> Asked:
+    """Retrieval with these passages by the test row's place."""
+    rows = dataset.splits["test"]
+    passages = Passages(refusal="Nothing here says so.", sha256="5e" * 32, about={"collection": "handbook"},
+                        by_row={rows[place].number: [{"text": text} for text in found]
+                                for place, found in texts.items()})  # fmt: skip
+    spec = small_spec(dataset.task, collection="handbook", **changes)
+    return Asking(spec, dataset, {}, unasked, passages).technique("retrieval", 17)
+
+
+def test_rows_are_asked_with_their_passages_and_answered_without_markers(
+    backbone: Backbone, data: dict[str, Dataset]
+) -> None:
+    dataset = data["generation"]
+    texts = ["Snow is white.", "Ash is grey."]
+    asked = sourced(dataset, dict.fromkeys(range(len(dataset.splits["test"])), texts))
+    prompts = [sources_prompt(asked.messages(row, {}), asked.hits(row)) for row in dataset.splits["test"]]
+    assert all("Snow is white [1]." in prompt[-1]["content"] for prompt in prompts)
+    lines = answers(measuring(backbone, dataset, length=512), asked)
+    assert gots(lines) == written(backbone, prompts, 6)
+    assert [line["tokens_in"] for line in lines] == [len(prompt_ids(backbone.tokenizer, one)) for one in prompts]
+
+
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_where_nothing_is_near_the_refusal_is_the_answer(
+    task: str, backbone: Backbone, data: dict[str, Dataset]
+) -> None:
+    dataset = data[task]
+    first, second, *others = answers(measuring(backbone, dataset), sourced(dataset, {0: ["Snow is white."], 1: []}))
+    assert first["tokens_in"] > 0 and (first["got"] in dataset.labels or task == "generation")
+    said = {"got": "Nothing here says so."} if task == "generation" else {"got": "", "text": "Nothing here says so."}
+    for line in (second, *others):
+        assert {**line, **said} == line
+        assert (line["tokens_in"], line["tokens_out"]) == (0, 0)
+        assert "error" not in line
+
+
+def test_passages_that_do_not_fit_stay_out(backbone: Backbone, data: dict[str, Dataset]) -> None:
+    dataset = data["generation"]
+    long = "Snow is white and cold. " * 80
+    short, both = (sourced(dataset, {0: texts}) for texts in (["Ash is grey."], ["Ash is grey.", long]))
+    found = measuring(backbone, dataset, length=512)
+    (one, *_), (two, *_) = answers(found, short), answers(found, both)
+    assert (one["got"], one["tokens_in"]) == (two["got"], two["tokens_in"])

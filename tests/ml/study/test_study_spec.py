@@ -85,11 +85,23 @@ def test_a_technique_that_is_named_twice_is_studied_once_and_the_tables_order_co
 def test_a_technique_fits_or_says_why_not(name: str, task: str, family: str) -> None:
     reason = why_not_studied(name, task=task, family=family)
     if not reason:
-        assert study_spec({**NAMES, "techniques": [name]}, task=task, family=family).techniques == (name,)
+        given = {**NAMES, "techniques": [name], "collection": "handbook"}
+        assert study_spec(given, task=task, family=family).techniques == (name,)
         return
     with pytest.raises(SpecError) as caught:
         study_spec({**NAMES, "techniques": [name]}, task=task, family=family)
     assert (caught.value.message, caught.value.field) == (reason, "techniques")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({}, "names none"), ({"collection": ""}, "names none"), ({"collection": 7}, "named by text")],
+)  # fmt: skip
+def test_retrieval_needs_a_collection_and_the_others_none(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said) as caught:
+        small_spec(techniques=["plain", "retrieval"], **given)
+    assert caught.value.field == "collection"
+    assert small_spec(techniques=["plain"]).collection == ""
 
 
 def test_only_a_decoder_is_asked_in_words_and_only_labels_have_a_head() -> None:
