@@ -53,6 +53,8 @@ class Asking(Generic[ItemT]):
         self.began = time.monotonic()
         self.waits = ""
         """Why nothing moves, for people."""
+        self.does = ""
+        """What it does while it moves."""
         self._said = 0.0
         self._under_way: set[str] = set()
 
@@ -71,7 +73,9 @@ class Asking(Generic[ItemT]):
         n_new, total = len(self.kept) - self.n_before, len(self.items)
         pace_s = (self._said - self.began) / n_new if n_new else None
         eta_s = round(pace_s * (total - len(self.kept)), 1) if pace_s is not None else None
-        self.emit("progress", done=len(self.kept), total=total, text=self.waits, eta_s=eta_s, **self.said())
+        self.emit(
+            "progress", done=len(self.kept), total=total, text=self.waits or self.does, eta_s=eta_s, **self.said()
+        )
 
     async def run(self) -> None:
         """Raises Stopped, or what `answer` raises."""

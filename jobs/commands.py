@@ -44,6 +44,8 @@ def extra_env(run: Run) -> dict[str, str]:
     """What the child of this run needs beside the common environment."""
     if run.kind == Run.Kind.BATCH:
         return batch.extra_env()
+    if run.kind == Run.Kind.STUDY:
+        return study.extra_env(run)
     return evaluation.extra_env() if run.kind == Run.Kind.EVALUATE else exchange.extra_env(run)
 
 

@@ -21,6 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import transaction
 
 from jobs.child import thread_count
+from jobs.study_passages import with_passages
 from ml.errors import ArtifactError, ColdframeError, DataError, NotFoundError
 from ml.evaluate.answers import Answered, is_right
 from ml.evaluate.paired import compare, same_rows
@@ -50,11 +51,17 @@ def command(run: Run, folder: Path) -> list[str]:
     words += ["--models", str(settings.MODELS_DIR), "--dataset", str(data)]
     if study.is_done:
         words += ["--before", str(storage.path_of(study.storage_key))]
-    return [*words, "--device", "auto", "--threads", str(thread_count())]
+    words += ["--device", "auto", "--threads", str(thread_count())]
+    return with_passages(study, spec, folder, words)
+
+
+def extra_env(run: Run) -> dict[str, str]:
+    """Redis' address, where passages are searched first; the study itself does without."""
+    return {"REDIS_URL": str(settings.REDIS_URL)} if run.spec.get("collection") else {}
 
 
 def _of(run: Run) -> Study:
-    found = Study.objects.select_related("dataset_version", "team").filter(run=run).first()
+    found = Study.objects.select_related("dataset_version", "team", "collection").filter(run=run).first()
     if found is None:
         raise NotFoundError(f"The study of run {run.pk} is gone, or went on with another run.",
                             hint="Look at the list of studies.")  # fmt: skip

@@ -91,6 +91,8 @@ def _run(args: argparse.Namespace, asked_to_stop: list[int]) -> int:
     with budget.spends("load"):
         args.emit("phase", text=f"loading {spec.base}")
         base.load(study.doing.any_spec())
+    if args.passages:
+        study.kept.put_passages(args.passages)
     with long_lived():
         board = study.run()
     best = next(iter(board["entries"]), None)

@@ -32,10 +32,19 @@ class Emitter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
     def __call__(self, event: str, **values: Any) -> None:
         line = json.dumps({"event": event, **finite(values)}, ensure_ascii=False, allow_nan=False)
         self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def release_stdout() -> None:
+    """Standard output as it was before `claim_stdout`, for a program that takes this process's place."""
+    sys.stderr.flush()
+    os.dup2(claim_stdout().fileno(), 1)
 
 
 @cache

@@ -113,6 +113,12 @@ class Kept:
     def write_about(self, name: str, value: Mapping[str, Any]) -> None:
         self._put(name, value)
 
+    def put_passages(self, path: Path) -> None:
+        """What the collection had stays with the figures; a study that is extended is given it again."""
+        draft = self.out / ".passages.json"
+        shutil.copyfile(path, draft)
+        draft.replace(self.out / "passages.json")
+
     def _put(self, name: str, value: Mapping[str, Any]) -> None:
         path = self.out / name
         draft = path.with_name(f".{path.name}")

@@ -70,7 +70,8 @@ def figures_of(
     passages: Sequence[str] = (),
 ) -> DataFigures:  # fmt: skip
     """`n_rows` by split. `passages`: as many as a row gets, as long as they usually are. `lengths`: what the data set's
-    report says about tokens or characters of all rows (mean, longest, unit). Raises DataError when the sample is empty."""
+    report says about tokens or characters of all rows (mean, longest, unit). Raises DataError when the
+    sample is empty."""
     if not sample:
         raise DataError("There is no row to plan with.", hint="Give the training split at least one row.")
     sample = sample[:MOST_SAMPLED]

@@ -129,6 +129,8 @@ def _asked(technique: str) -> dict[str, Any]:
              "sample_temperature": 0.7}  # fmt: skip
     if technique == "few_shot":
         found["examples"] = [{"question": "ticket number 1", "answer": "moving"}]
+    if technique == "retrieval":
+        found |= {"technique": "zero_shot", "collection": "opinions", "passages_sha256": "5e" * 32}
     if technique == "few_shot_nearest":
         found |= {"technique": "few_shot", "pick": "nearest", "k": 2}
     if technique == "self_consistency":

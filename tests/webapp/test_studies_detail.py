@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 
-from ml.specs.study import TECHNIQUES
-from tests.ml.study.fake import fake_study
+from tests.ml.study.fake import ALL, fake_study
+from tests.webapp.study_fixtures import asked, client, study, version  # noqa: F401
 from tests.webapp.study_pages import HOSTILE, RIGHT, cell, page_of, running
 from tests.webapp.studying import N_TEST, board, data_version, published, submitted
-from webapp.models import BaseModel, Run, Study, Team
+from webapp.models import Run, Study, Team
 
 
 @pytest.fixture(autouse=True)
 def stored(settings: Any, tmp_path: Path) -> None:
     """A storage of its own: some tests damage what lies in it."""
     settings.STORAGE_DIR = tmp_path / "storage"
-
-
-@pytest.fixture
-def client(member: Any, client_of: Callable[[Any], Client]) -> Client:
-    return client_of(member)
-
-
-@pytest.fixture
-def version(team: Team, tmp_path: Path) -> Any:
-    BaseModel.objects.create(name="tiny", family="decoder")
-    return data_version(team, tmp_path / "data")
-
-
-@pytest.fixture
-def asked(team: Team, member: Any, version: Any) -> Study:
-    return submitted(team, member, version, seeds=[17, 18])
-
-
-@pytest.fixture
-def study(asked: Study, tmp_path: Path) -> Study:
-    return published(asked, tmp_path, RIGHT, without_weights=["lora-s18"])
 
 
 def test_a_study_in_line_shows_every_cell_that_waits(client: Client, asked: Study):
@@ -97,7 +75,7 @@ def test_a_whole_study_of_all_techniques_fits_on_its_page(
     out = tmp_path / "whole"
     found = fake_study(out, seeds=(17, 18), shares=(0.1, 0.3), n_rows=40, failed=("qlora-s18",),
                        left_out=("full-s18",), reports=False, question=HOSTILE)  # fmt: skip
-    asked = submitted(team, member, version, techniques=list(TECHNIQUES), seeds=[17, 18], shares=[0.1, 0.3])
+    asked = submitted(team, member, version, techniques=list(ALL), seeds=[17, 18], shares=[0.1, 0.3])
     study = published(asked, tmp_path, RIGHT)
     Study.objects.filter(pk=study.pk).update(board=found)
     page = page_of(client, f"/studies/{study.pk}/")

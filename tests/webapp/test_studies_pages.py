@@ -9,30 +9,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from tests.webapp.study_fixtures import asked, client, study, version  # noqa: F401
 from tests.webapp.study_pages import RIGHT, page_of
-from tests.webapp.studying import data_version, published, submitted
-from webapp.models import BaseModel, Run, Study, Team
-
-
-@pytest.fixture
-def client(member: Any, client_of: Callable[[Any], Client]) -> Client:
-    return client_of(member)
-
-
-@pytest.fixture
-def version(team: Team, tmp_path: Path) -> Any:
-    BaseModel.objects.create(name="tiny", family="decoder")
-    return data_version(team, tmp_path / "data")
-
-
-@pytest.fixture
-def asked(team: Team, member: Any, version: Any) -> Study:
-    return submitted(team, member, version, seeds=[17, 18])
-
-
-@pytest.fixture
-def study(asked: Study, tmp_path: Path) -> Study:
-    return published(asked, tmp_path, RIGHT, without_weights=["lora-s18"])
+from tests.webapp.studying import published, submitted
+from webapp.models import Run, Study, Team
 
 
 def test_an_empty_list_leads_to_a_new_study_with_one_button(client: Client, team: Team):

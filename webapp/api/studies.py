@@ -19,7 +19,7 @@ from webapp.services.study_promotions import study_promote
 
 router = Router(tags=["studies"])
 MOST_LISTED = 100
-EXTENSIONS = ("techniques", "seeds", "shares", "budget_s")
+EXTENSIONS = ("techniques", "seeds", "shares", "budget_s", "collection")
 PROMOTION = ("entry", "name", "alias", "reason")
 
 
@@ -96,7 +96,8 @@ def studies(request: HttpRequest) -> dict[str, Any]:
 
 @router.post("/studies", response={201: dict}, url_name="studies", summary="Start a study")
 def study_create(request: HttpRequest, body: Body[dict[str, Any]]) -> Any:
-    """Keys: dataset (`name@number`), base, techniques, and if you like name, metric, seeds, shares and the settings."""
+    """Keys: dataset (`name@number`), base, techniques, and if you like name, metric, seeds, shares, collection (for
+    retrieval) and the settings."""
     given = dict(body)
     name = _text(given, "name")
     given.pop("name", None)
@@ -116,12 +117,13 @@ def study_get(request: HttpRequest, study_id: int) -> dict[str, Any]:
 
 @router.post("/studies/{int:study_id}/extend", response=dict, url_name="study_extend", summary="Add to a study")
 def study_grow(request: HttpRequest, study_id: int, body: Body[dict[str, Any]]) -> dict[str, Any]:
-    """Keys: techniques, seeds, shares; budget_s is what this may spend. A 409 while the study is measured."""
+    """Keys: techniques, seeds, shares; budget_s is what this may spend, collection what retrieval searches where the
+    study has none yet. A 409 while the study is measured."""
     study, given = _study(request, study_id), _known(body, EXTENSIONS)
     study_extend(
         study=study, user=request.user, techniques=_list(given, "techniques", str, "names"),
         seeds=_list(given, "seeds", int, "whole numbers"), shares=_list(given, "shares", (int, float), "numbers"),
-        budget_s=given.get("budget_s"),
+        budget_s=given.get("budget_s"), collection=_text(given, "collection"),
     )  # fmt: skip
     return _whole(_study(request, study_id))
 

@@ -21,7 +21,7 @@ from webapp.forms.run_fields import FactSelect, form_field, shown
 from webapp.forms.runs import base_label, trainable_bases, version_label
 from webapp.forms.study_fields import DURATION_HINT, duration_text, seconds_of, seeds_of, shares_of
 from webapp.models import DatasetVersion, Team
-from webapp.selectors.studies import Choice, techniques_for
+from webapp.selectors.studies import Choice, collection_names, techniques_for
 from webapp.selectors.study_cells import learns_from_rows
 
 FIT, ASKED, CHOSEN = "fit", "asked", "chosen"
@@ -74,7 +74,7 @@ class StudyForm(forms.Form):
     def __init__(self, data: Mapping[str, Any] | None = None, *, team: Team, initial: dict[str, Any] | None = None):
         versions = DatasetVersion.objects.for_team(team).filter(dataset__is_archived=False).select_related("dataset")
         self.versions = list(versions.order_by("dataset__name", "-number"))
-        self.bases = trainable_bases()
+        self.bases, self.collections = trainable_bases(), collection_names(team)
         self.given: dict[str, Any] = {}
         self.spec: StudySpec | None = None
         super().__init__(data, initial=initial)
@@ -105,6 +105,7 @@ class StudyForm(forms.Form):
             choices=[(name, EVALUATION_METRICS[name].label) for name in kinds],
             help_text="Techniques are ranked by it; all that fit are measured.",
         )  # fmt: skip
+        self.fields["collection"] = collection_field(self.collections)
         self.fields["name"] = _text("Name", help_text="For people. Empty: the data set's name.", maxlength="120")
 
     def _add_how(self) -> None:
@@ -129,6 +130,7 @@ class StudyForm(forms.Form):
         cleaned = super().clean() or {}
         given: dict[str, Any] = {
             "base": cleaned.get("base"), "metric": cleaned.get("metric") or "", "techniques": self.wanted,
+            "collection": cleaned.get("collection") or "",
             "curve_techniques": [name for name in cleaned.get("curve_techniques") or () if name in self.wanted],
         }  # fmt: skip
         for name, read in (("seeds", seeds_of), ("shares", shares_of), ("budget", seconds_of)):
@@ -177,7 +179,8 @@ class StudyForm(forms.Form):
     @property
     def choices(self) -> list[Choice]:
         """Every technique, with the reason where it cannot be had."""
-        return techniques_for(task=self.task, family=self.family, chosen=self["techniques"].value() or [])
+        return techniques_for(task=self.task, family=self.family, chosen=self["techniques"].value() or [],
+                              has_collection=bool(self["collection"].value()))  # fmt: skip
 
     @property
     def wanted(self) -> list[str]:
@@ -214,11 +217,22 @@ class StudyForm(forms.Form):
 
     @property
     def reasons(self) -> dict[str, dict[str, str]]:
-        """For the page's module: by `family/task`, what stands against each technique."""
+        """For the page's module: by `family/task/` and whether there is a collection, what stands against each."""
         return {
-            f"{family}/{task}": {c.technique.name: c.reason for c in techniques_for(task=task, family=family)}
+            f"{family}/{task}/{has}": {
+                c.technique.name: c.reason for c in techniques_for(task=task, family=family, has_collection=has == "y")
+            }
             for family in sorted(set(self.bases.values())) for task in sorted({v.task for v in self.versions})
+            for has in ("y", "n")
         }  # fmt: skip
+
+
+def collection_field(names: Sequence[str]) -> forms.ChoiceField:
+    return forms.ChoiceField(
+        label="Collection", required=False, choices=[("", "none"), *((name, name) for name in names)],
+        widget=forms.Select(attrs={"class": "form-select"}), help_text="What retrieval searches for each test row.",
+        error_messages={"invalid_choice": "Your team has no collection %(value)s."},
+    )  # fmt: skip
 
 
 def _several(label: str) -> forms.MultipleChoiceField:
@@ -234,6 +248,7 @@ def initial_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     plain = {field.name: shown(spec[field.name]) for field in OWN_FIELDS if field.name in spec}
     return {
         **plain, **lists, "base": spec.get("base"), "metric": spec.get("metric"), "which": CHOSEN,
+        "collection": spec.get("collection") or "",
         "techniques": list(spec.get("techniques") or []), "curve_techniques": list(spec.get("curve_techniques") or []),
         "budget": duration_text(float(spec.get(BUDGET) or 0)),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 
 from ml.errors import SpecError
-from webapp.forms.studies import BUDGET, ChoiceGroup, _several, _text, add_problem, choice_groups
+from webapp.forms.studies import BUDGET, ChoiceGroup, _several, _text, add_problem, choice_groups, collection_field
 from webapp.forms.study_fields import DURATION_HINT, duration_text, seconds_of, seeds_of, shares_of
 from webapp.models import Study
 from webapp.selectors.studies import Choice
@@ -19,7 +19,10 @@ from webapp.services.aliases import PRODUCTION
 class ExtendForm(forms.Form):
     """After `is_valid`, `given` are arguments of `study_extend`."""
 
-    def __init__(self, data: Mapping[str, Any] | None = None, *, study: Study, choices: Sequence[Choice]):
+    def __init__(
+        self, data: Mapping[str, Any] | None = None, *, study: Study, choices: Sequence[Choice],
+        collections: Sequence[str],
+    ):  # fmt: skip
         super().__init__(data)
         self.choices = [choice for choice in choices if not choice.is_there]
         self.there = [choice.technique.label for choice in choices if choice.is_there]
@@ -27,6 +30,8 @@ class ExtendForm(forms.Form):
         self.fields["techniques"] = _several("Techniques")
         self.fields["seeds"] = _text("More seeds", help_text="Besides those it has; empty for none.")
         self.fields["shares"] = _text("More shares of the rows", help_text="For the data-size curve, e.g. 10 %, 30 %.")
+        if collections and not study.spec.get("collection"):
+            self.fields["collection"] = collection_field(collections)
         self.fields["budget"] = _text("Budget of this run", help_text=DURATION_HINT)
         self.fields["budget"].initial = duration_text(float(study.spec.get(BUDGET) or 0))
 
@@ -39,6 +44,7 @@ class ExtendForm(forms.Form):
                 add_problem(self, error)
         self.given[BUDGET] = self.given.pop("budget", None)
         self.given["techniques"] = list(cleaned.get("techniques") or [])
+        self.given["collection"] = cleaned.get("collection") or ""
         return cleaned
 
     @property

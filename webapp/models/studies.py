@@ -15,6 +15,10 @@ class Study(TeamScoped):
     spec = models.JSONField(default=dict)
     """StudySpec of ml/specs/study.py, as the newest run was given it."""
     dataset_version = models.ForeignKey("webapp.DatasetVersion", on_delete=models.PROTECT, related_name="studies")
+    collection = models.ForeignKey(
+        "webapp.Collection", null=True, blank=True, on_delete=models.SET_NULL, related_name="studies"
+    )
+    """What retrieval searches; its name stays in the spec when it is deleted."""
     base_name = models.CharField(max_length=120)
     metric = models.CharField(max_length=20)
     run = models.OneToOneField("webapp.Run", null=True, blank=True, on_delete=models.SET_NULL, related_name="study")

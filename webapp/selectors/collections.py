@@ -166,6 +166,13 @@ def live_chunks(*, team_id: int, collection_id: int, keys: Iterable[Key]) -> dic
     return {key: chunk for key, chunk in found.items() if key in wanted}
 
 
+def some_chunks(collection: Collection, n: int) -> list[str]:
+    """Texts of `n` chunks that answers may stand on, of one document after another."""
+    live = Chunk.objects.filter(version__document__collection=collection, version__document__is_deleted=False,
+                                version__state=State.LIVE)  # fmt: skip
+    return list(live.order_by("number", "version_id").values_list("text", flat=True)[:n])
+
+
 def vectors_wanted(collection_id: int) -> Wanted | None:
     """Runs whose vectors stay and versions whose vectors go; None when the collection is gone."""
     if not Collection.objects.filter(pk=collection_id).exists():

@@ -16,7 +16,7 @@ from django.db.models import Max, QuerySet
 
 from ml.errors import NotFoundError
 from ml.specs.study import TECHNIQUES, Technique, why_not_studied
-from webapp.models import BaseModel, DatasetVersion, Run, RunEvent, Study, StudyEntry, Team
+from webapp.models import BaseModel, Collection, DatasetVersion, Run, RunEvent, Study, StudyEntry, Team
 from webapp.selectors.runs import waiting_text
 from webapp.selectors.study_boards import Board, BoardEntry, board_of
 from webapp.selectors.study_cells import (
@@ -139,13 +139,15 @@ class StudyPage:
 def studies_of(team: Team, *, archived: bool = False) -> QuerySet[Study]:
     """For webapp.listing: search in name, base_name, dataset_version__dataset__name."""
     return Study.objects.for_team(team).filter(is_archived=archived).select_related(
-        "run", "dataset_version__dataset", "created_by", "team"
+        "run", "dataset_version__dataset", "created_by", "team", "collection"
     )  # fmt: skip
 
 
 def study_of(*, team: Team, pk: int) -> Study:
     """The team's study, archived or not. Raises NotFoundError."""
-    rows = Study.objects.for_team(team).select_related("run", "dataset_version__dataset", "created_by", "team")
+    rows = Study.objects.for_team(team).select_related(
+        "run", "dataset_version__dataset", "created_by", "team", "collection"
+    )
     found = rows.filter(pk=pk).first()
     if found is None:
         raise NotFoundError(f"There is no study {pk} in this team.", hint="Look at the list of studies.")
@@ -265,16 +267,34 @@ class Choice:
     """The study has it already."""
 
 
-def techniques_for(*, task: str, family: str, chosen: Sequence[str] = ()) -> list[Choice]:
+NO_COLLECTION = "It searches a collection: choose one."
+
+
+def techniques_for(
+    *, task: str, family: str, has_collection: bool = True, chosen: Sequence[str] = ()
+) -> list[Choice]:  # fmt: skip
     """Every technique, in the table's order."""
-    return [
-        Choice(technique=one, reason=why_not_studied(one.name, task=task, family=family), is_there=one.name in chosen)
-        for one in TECHNIQUES.values()
-    ]
+
+    def reason(one: Technique) -> str:
+        found = why_not_studied(one.name, task=task, family=family)
+        return found or (NO_COLLECTION if one.needs_collection and not has_collection else "")
+
+    return [Choice(technique=one, reason=reason(one), is_there=one.name in chosen) for one in TECHNIQUES.values()]
 
 
 def techniques_to_add(study: Study) -> list[Choice]:
     """What an extension may add, and what is there already."""
     family = BaseModel.objects.filter(name=study.base_name).values_list("family", flat=True).first() or "decoder"
     chosen = study.spec.get("techniques") or []
-    return techniques_for(task=study.dataset_version.task, family=family, chosen=chosen)
+    return techniques_for(task=study.dataset_version.task, family=family, chosen=chosen,
+                          has_collection=bool(offered_to(study)))  # fmt: skip
+
+
+def offered_to(study: Study) -> list[str]:
+    """Names of the collections that its retrieval may search: its own, else any of the team's."""
+    known = study.spec.get("collection")
+    return [known] if known else collection_names(study.team)
+
+
+def collection_names(team: Team) -> list[str]:
+    return list(Collection.objects.for_team(team).values_list("name", flat=True))

@@ -15,7 +15,8 @@ from typing import Any
 from jobs import stream
 from ml.errors import ColdframeError, UnavailableError
 from ml.specs.study import TECHNIQUES, StudySpec, Technique
-from webapp.models import DatasetVersion, Study, StudyEntry, Team
+from webapp.models import Collection, DatasetVersion, Study, StudyEntry, Team
+from webapp.selectors.collections import some_chunks
 from webapp.selectors.dataset_rows import rows_of
 from webapp.selectors.run_memory import BUSY, NO_ENGINE, TIMEOUT_S, WORDS
 
@@ -66,7 +67,8 @@ def plan_of_study(*, team: Team, version: DatasetVersion | None, spec: StudySpec
     if version is None or spec is None:
         return StudyPlan(problem="Time and memory are planned once nothing is left to mend.")
     payload = {
-        "study": spec.as_dict(), "task": version.task, "data": data_of(version, spec.base),
+        "study": spec.as_dict(), "task": version.task,
+        "data": data_of(version, spec.base) | _passages(team, spec.collection),
         "calibration": calibration(team=team, base=spec.base),
     }  # fmt: skip
     try:
@@ -102,6 +104,12 @@ def data_of(version: DatasetVersion, base: str) -> dict[str, Any]:
         "mapping": dict(version.mapping or {}), "lengths": _lengths(version, base),
         "sample": [{"messages": row["messages"], "completion": row["completion"]} for row in sample[:N_SAMPLED]],
     }  # fmt: skip
+
+
+def _passages(team: Team, name: str) -> dict[str, list[str]]:
+    """As many as retrieval puts in front of a row."""
+    collection = Collection.objects.for_team(team).filter(name=name).first() if name else None
+    return {"passages": some_chunks(collection, collection.top_k)} if collection else {}
 
 
 def _lengths(version: DatasetVersion, base: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ml.specs.tasks import learnt_as
 from webapp.models import DatasetVersion, Run, RunEvent, Study, StudyEntry, Team
 from webapp.selectors.dataset_rows import rows_of
 from webapp.services.runs import base_family, run_cancel, run_retry, run_submit
+from webapp.services.study_collections import collection_for, collection_given
 from webapp.services.teams import audit
 
 LONGEST_NAME = 120
@@ -122,7 +123,7 @@ def study_submit(
     study = Study.objects.create(
         team=team, created_by=user, name=_named(name, f"{version.dataset.name}: which technique?"),
         spec=spec.as_dict(), dataset_version=version, base_name=spec.base, metric=spec.metric,
-        planned=dict(planned or {}),
+        collection=collection_for(team, spec), planned=dict(planned or {}),
     )  # fmt: skip
     study.run = _run_of(study, user, spec)
     study.save(update_fields=["run"])
@@ -134,17 +135,20 @@ def study_submit(
 @transaction.atomic
 def study_extend(
     *, study: Study, user: Any, techniques: Sequence[str] = (), seeds: Sequence[int] = (),
-    shares: Sequence[float] = (), budget_s: float | None = None,
+    shares: Sequence[float] = (), budget_s: float | None = None, collection: str = "",
 ) -> Study:  # fmt: skip
     """Adds to a study what is given, in a new run that takes over what is measured; what failed or was left out is
-    tried again. `budget_s` is what this run may spend; None: as before. Raises SpecError, or ColdframeError (409) while
-    a run is active and when somebody else was first."""
+    tried again. `budget_s` is what this run may spend; None: as before. `collection` may be named where the study has
+    none yet. Raises SpecError, or ColdframeError (409) while a run is active and when somebody else was first."""
     if study.run is not None and not study.run.is_over:
         raise _still_measured("Wait until it is done, or stop what is left.")
-    spec = _extended(study, techniques, seeds, shares, budget_s)
+    spec = _extended(study, techniques, seeds, shares, budget_s, collection_given(study, collection))
+    searched = collection_for(study.team, spec, study)
     run = _run_of(study, user, spec)
     # The row is locked from here on, so a run that is tried again at the same time is seen.
-    if not Study.objects.filter(pk=study.pk, run_id=study.run_id).update(run=run, spec=spec.as_dict()):
+    if not Study.objects.filter(pk=study.pk, run_id=study.run_id).update(
+        run=run, spec=spec.as_dict(), collection=searched
+    ):
         raise ColdframeError("Somebody else extended the study meanwhile.", code="conflict", status=409,
                              hint="Look at what it has now, then add what is missing.")  # fmt: skip
     if Run.objects.filter(pk=study.run_id).exclude(state__in=Run.TERMINAL).exists():
@@ -152,7 +156,7 @@ def study_extend(
     added = {"techniques": techniques, "seeds": seeds, "shares": shares}
     audit(team=study.team, user=user, action="study.extend", subject=study, run=run.pk,
           **{name: ", ".join(map(str, values)) for name, values in added.items() if values})  # fmt: skip
-    study.run, study.spec = run, spec.as_dict()
+    study.run, study.spec, study.collection = run, spec.as_dict(), searched
     return study
 
 
@@ -161,14 +165,19 @@ def _still_measured(hint: str) -> ColdframeError:
 
 
 def _extended(
-    study: Study, techniques: Sequence[str], seeds: Sequence[int], shares: Sequence[float], budget_s: float | None
+    study: Study,
+    techniques: Sequence[str],
+    seeds: Sequence[int],
+    shares: Sequence[float],
+    budget_s: float | None,
+    collection: str,
 ) -> StudySpec:
     before = study.spec
     kept = {name: value for name, value in before.items() if name not in ("dataset", "dataset_sha256")}
     given = {
         **kept, "techniques": [*before["techniques"], *techniques], "shares": [*before["shares"], *shares],
         "seeds": [*before["seeds"], *(seed for seed in seeds if seed not in before["seeds"])],
-        "budget_s": before["budget_s"] if budget_s is None else budget_s,
+        "budget_s": before["budget_s"] if budget_s is None else budget_s, "collection": collection,
     }  # fmt: skip
     spec = _checked(given, study.dataset_version)
     n_open = sum((study.board.get("n_cells") or {}).get(name) or 0 for name in ("failed", "left_out", "waiting"))

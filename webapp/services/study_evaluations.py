@@ -99,6 +99,8 @@ def evaluation_made(
     evaluation = Evaluation.objects.create(
         team=study.team, created_by=user, subject=str(version) if is_adapter else f"{PROMPT}{version}",
         adapter_version=version if is_adapter else None, prompt_version=None if is_adapter else version,
+        collection=None if is_adapter else version.collection,
+        collection_name="" if is_adapter else version.collection_name,
         base_name=study.base_name, dataset_version=study.dataset_version, split="test",
         n_rows=entry.summary["n_rows"], main_metric=answers.metrics[0],
         spec={"metrics": list(answers.metrics), "is_scored": answers.is_scored, "seed": entry.seed,

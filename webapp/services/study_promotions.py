@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import transaction
 
 from ml.errors import ArtifactError, ColdframeError, SpecError
+from ml.specs.study import TECHNIQUES
 from webapp import storage
 from webapp.models import AdapterVersion, Prompt, PromptVersion, StudyEntry
 from webapp.names import name_check
@@ -61,6 +62,8 @@ def why_not_promoted(entry: StudyEntry) -> str:
         return "" if about.get("artifact") else f"The weights of {entry.key} were not kept: another seed did better."
     if entry.technique == "plain":
         return "The untouched model needs no place in the library: it answers as base."
+    if TECHNIQUES[entry.technique].needs_collection and entry.study.collection is None:
+        return f"The collection {entry.study.spec['collection']} was deleted: a prompt would have nothing to search."
     return "" if entry.share == 1 else f"{entry.key} shows examples out of a part of the rows only."
 
 
@@ -179,5 +182,6 @@ def _content(entry: StudyEntry) -> dict[str, Any]:
     return {
         **{name: asked[name] for name in kept if name in asked}, "dataset": entry.study.dataset_version,
         "base_model": "" if entry.study.base_name == settings.BASE_MODEL else entry.study.base_name,
+        "collection": entry.study.collection if TECHNIQUES[entry.technique].needs_collection else None,
         "answer_kind": rule.get("kind", ""), "marker": rule.get("marker", ""),
     }  # fmt: skip

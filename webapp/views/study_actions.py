@@ -61,7 +61,8 @@ def go_on(request: HttpRequest, pk: int) -> HttpResponse:
 def extend(request: HttpRequest, pk: int) -> HttpResponse:
     study = _study(request, pk)
     page, choices = select.page_of(study), select.techniques_to_add(study)
-    form = ExtendForm(request.POST if request.method == "POST" else None, study=study, choices=choices)
+    form = ExtendForm(request.POST if request.method == "POST" else None, study=study, choices=choices,
+                      collections=select.offered_to(study))  # fmt: skip
     status = 200
     if request.method == "POST":
         if form.is_valid():

@@ -20,7 +20,7 @@ from webapp.selectors.study_preview import StudyPreview, preview_of
 from webapp.services.studies import study_submit
 from webapp.views import study_plan
 
-PREFILLED = ("dataset_version", "base", "metric", "name")
+PREFILLED = ("dataset_version", "base", "metric", "collection", "name")
 
 
 def _preview(request: HttpRequest, form: StudyForm) -> StudyPreview:

@@ -16,8 +16,8 @@ function fitMetric(task) {
   }
 }
 
-function fitCards(reasons, family, task) {
-  const against = reasons[`${family}/${task}`] ?? {};
+function fitCards(reasons, family, task, collection) {
+  const against = reasons[`${family}/${task}/${collection ? "y" : "n"}`] ?? {};
   for (const box of form.querySelectorAll("[name=techniques]")) {
     const reason = against[box.value] ?? "";
     const said = box.parentElement.querySelector(".cf-techno");
@@ -34,12 +34,12 @@ if (form) {
     const task = form.querySelector("[name=dataset_version]").selectedOptions[0]?.dataset.task ?? "";
     const family = form.querySelector("[name=base]").selectedOptions[0]?.dataset.family ?? "";
     fitMetric(task);
-    fitCards(reasons, family, task);
+    fitCards(reasons, family, task, form.querySelector("[name=collection]")?.value);
   };
   const fold = () => { cards.hidden = form.querySelector("[name=which]:checked")?.value !== "chosen"; };
   form.addEventListener("change", (event) => {
     if (event.target.name === "which") fold();
-    if (["base", "dataset_version"].includes(event.target.name)) fit();
+    if (["base", "collection", "dataset_version"].includes(event.target.name)) fit();
   }, true); // before htmx sends what is typed
   fit(); // the browser may have restored another choice on going back
   fold();
