@@ -16,8 +16,9 @@ from django.conf import settings
 from ml.errors import DataError, SpecError
 from ml.specs.prompting import FIELD_NAME, LABELS, QUESTION, placeholders
 from ml.specs.voting import MAX_SAMPLES, rule_check
-from webapp.models import BaseModel, Collection, DatasetVersion, PromptVersion
+from webapp.models import Collection, DatasetVersion, PromptVersion
 from webapp.selectors.examples import fields_of, find_leaks, pool, random_examples
+from webapp.services.runs import base_family
 
 LONGEST = 8_000
 MOST_EXAMPLES = 32
@@ -147,15 +148,10 @@ def _answering(technique: str, kind: Any, marker: Any, n_samples: Any, temperatu
 
 
 def _base_name(given: Any) -> str:
-    """A base model that no engine serves is taken: the version then says so, as an adapter's does. Before any model is
-    set up every name passes, as for runs."""
+    """A base model that no engine serves is taken: the version then says so, as an adapter's does."""
     name = str(given or "")
-    if not name or name in settings.BASE_MODELS:
-        return name
-    known = set(BaseModel.objects.values_list("name", flat=True))
-    if known and name not in known:
-        raise SpecError(f"There is no base model {name[:80]!r}.", field="base_model",
-                        hint=f"Served are {', '.join(settings.BASE_MODELS)}.")  # fmt: skip
+    if name and name not in settings.BASE_MODELS:
+        base_family(name, field="base_model")
     return name
 
 

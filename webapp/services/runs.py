@@ -49,8 +49,8 @@ def run_submit(
     return run
 
 
-def base_family(name: str) -> str:
-    """The family of a base model that can be trained. Raises SpecError.
+def base_family(name: str, *, field: str = "base") -> str:
+    """The family of a base model that can be trained and asked. Raises SpecError with this `field`.
 
     Before any model is set up every name passes as a decoder's: the run waits for its model and says so.
     """
@@ -58,8 +58,8 @@ def base_family(name: str) -> str:
     if name in families or not families:
         return families.get(name, "decoder")
     raise SpecError(
-        f"There is no base model {name!r:.120} that can be trained.",
-        hint="There is: " + ", ".join(sorted(families)) + ".", field="base",
+        f"There is no base model {name!r:.120} here.", field=field,
+        hint="There is: " + ", ".join(sorted(families)) + ".",
     )  # fmt: skip
 
 
