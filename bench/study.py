@@ -1,4 +1,4 @@
-"""The published studies: every technique that applies, on four data sets, with the starter model.
+"""The published studies: every technique that applies, on five data sets, with the starter model.
 
     python bench/study.py --data ../shared/data [--sets snips7 e2e_nlg] [--full] [--quick] [--out var/bench/study]
 
@@ -23,6 +23,7 @@ from typing import Any
 if not __package__:  # run as a script: the project's folder instead of bench/, whose files are called like libraries
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from bench.study_passages import find_passages
 from bench.study_sets import SETS, Set, make_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,7 @@ def spec_of(study: Set, args: argparse.Namespace) -> dict[str, Any]:
         spec["train_rows"] = 240
     spec |= {"seeds": args.seeds} if args.seeds else {}
     spec |= {"shares": [], "curve_techniques": []} if args.no_curve else {}
+    spec |= {"collection": study.name} if study.has_documents else {}
     return {**spec, "techniques": args.only or study.techniques, "base": args.base, "dataset": f"{study.name}@1",
             "budget_s": 60 * args.budget}  # fmt: skip
 
@@ -51,6 +53,8 @@ def run(study: Set, args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "ml", "study", str(place / "study.json"), "--models", str(args.models),
                "--dataset", str(folder), "--workdir", str(place / "work"), "--device", args.device,
                "--threads", str(args.threads)]  # fmt: skip
+    if study.has_documents:
+        command += ["--passages", str(write_passages(study, args, folder, place))]
     before = args.out / "before" / study.name
     command += ["--before", str(before)] if before.is_dir() else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
@@ -72,6 +76,18 @@ def run(study: Set, args: argparse.Namespace) -> dict[str, Any]:
         board["metric"]: {entry["technique"]: round(entry["value"], 4) for entry in board["entries"]},
         **{name: about[name] for name in _KEPT if name in about},
     }  # fmt: skip
+
+
+def write_passages(study: Set, args: argparse.Namespace, folder: Path, place: Path) -> Path:
+    """What the set's documents have for its test rows; found once."""
+    path = place / "passages.json"
+    if not path.is_file():
+        lines = (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
+        questions = {row["row"]: row["messages"][-1]["content"] for row in map(json.loads, lines)}
+        corpus = args.data / study.name / "corpus.jsonl"
+        found = find_passages(corpus, questions, models=args.models, name=study.name)
+        path.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    return path
 
 
 def _say(study: Set, event: dict[str, Any]) -> None:

@@ -26,6 +26,8 @@ class Set:
     spec: Mapping[str, Any]
     """Of the study: metric, sizes, seeds; everything else is the default."""
     leaves_out: tuple[str, ...] = ()
+    has_documents: bool = False
+    """The folder has corpus.jsonl, which retrieval searches, and queries.jsonl instead of a file for each split."""
     published: str
     differs: str
     full: Mapping[str, Any] = field(default_factory=dict)
@@ -33,9 +35,11 @@ class Set:
 
     @property
     def techniques(self) -> list[str]:
-        """All that apply, but those that are left out; the sets have no documents that retrieval could search."""
+        """All that apply, but those that are left out; retrieval where there are documents to search."""
         fits = (name for name in TECHNIQUES if not why_not_studied(name, task=self.task, family="decoder"))
-        return [name for name in fits if name not in self.leaves_out and not TECHNIQUES[name].needs_collection]
+        needing = (n for n, one in TECHNIQUES.items() if one.needs_collection and not self.has_documents)
+        without = (*self.leaves_out, *needing)
+        return [name for name in fits if name not in without]
 
 
 _FULL = {"steps": 400, "n_tries": 5, "seeds": [17, 18, 19], "shares": [0.1, 0.3], "train_rows": 0, "valid_rows": 200}
@@ -85,6 +89,17 @@ SETS = (
         "to tell techniques apart, which is the finding. Token F1 says more.",
         full={**_FULL, "test_rows": 600, "max_tokens": 256},
     ),
+    Set(
+        name="squad_rag",
+        task="question_answering",
+        has_documents=True,
+        spec={"metric": "token_f1", "steps": 24, "batch_size": 16, "train_rows": 240, "valid_rows": 40,
+              "test_rows": 100, "seeds": [17], "max_tokens": 48},
+        published="BERT-base 88.5, human 91.2 (token F1 on SQuAD v1.1, each question with its paragraph)",
+        differs="Published with the right paragraph given. Here it has to be found: training rows are of other "
+        "articles than test rows, so that no answer can be learnt, and retrieval searches all 240 paragraphs.",
+        full={**_FULL, "test_rows": 800, "curve_techniques": []},
+    ),
 )  # fmt: skip
 
 
@@ -103,6 +118,19 @@ def raw_rows(path: Path, n_rows: int) -> Iterator[dict[str, Any]]:
             for _, place in ordered[: n_rows or None])  # fmt: skip
 
 
+def _questions(folder: Path, split: str, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of queries.jsonl by the hash of the question: those to tune on are training and validation rows."""
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows.sort(key=lambda row: hashlib.sha256(row["query"].encode()).hexdigest())
+    n_valid, n_train = int(spec["valid_rows"]), int(spec["train_rows"])
+    to_tune_on = [row for row in rows if row["split"] == "valid"]
+    chosen = {
+        "train": to_tune_on[n_valid:][: n_train or None], "validation": to_tune_on[:n_valid],
+        "test": [row for row in rows if row["split"] == "test"][: int(spec["test_rows"])],
+    }  # fmt: skip
+    return ({"prompt": row["query"], "completion": row["answer"]} for row in chosen[split])
+
+
 def make_folder(study: Set, spec: Mapping[str, Any], data: Path, into: Path) -> tuple[Path, str]:
     """The data set folder under `into`, made anew, and its sha256."""
     into.mkdir(parents=True, exist_ok=True)
@@ -111,8 +139,11 @@ def make_folder(study: Set, spec: Mapping[str, Any], data: Path, into: Path) -> 
     lines = [
         json.dumps({**row, "split": split}, ensure_ascii=False)
         for split, (file, n_rows) in chosen.items()
-        for row in raw_rows(data / study.name / f"{file}.jsonl", n_rows)
-    ]
+        for row in (
+            _questions(data / study.name, split, spec) if study.has_documents
+            else raw_rows(data / study.name / f"{file}.jsonl", n_rows)
+        )
+    ]  # fmt: skip
     upload = into / f"{study.name}.jsonl"
     upload.write_text("\n".join(lines) + "\n", encoding="utf-8")
     mapping = {"task": study.task, "prompt": "{prompt}", "completion": "{completion}"}

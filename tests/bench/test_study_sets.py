@@ -72,3 +72,20 @@ def test_what_is_published_says_what_others_found_and_holds_every_figure(tmp_pat
     about, *cells = (tmp_path / "published" / "snips7.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(about)["spec"]["techniques"]
     assert len(cells) == len(list((out / "cells").glob("*.json")))
+
+
+def test_questions_are_trained_on_other_documents_than_they_are_asked_of(tmp_path: Path) -> None:
+    study = next(study for study in SETS if study.has_documents)
+    raw = tmp_path / "data" / study.name
+    raw.mkdir(parents=True)
+    rows = [{"query": f"Question {i}?", "answer": str(i), "split": "test" if i % 2 else "valid"} for i in range(60)]
+    (raw / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    dataset = read_dataset(make_folder(study, ROWS, tmp_path / "data", tmp_path / "set")[0])
+    found = {split: [int(row.completion) % 2 for row in rows] for split, rows in dataset.splits.items()}
+    assert found == {"train": [0] * 12, "validation": [0] * 6, "test": [1] * 10}
+    questions = [row.messages[-1]["content"] for rows in dataset.splits.values() for row in rows]
+    assert len(set(questions)) == 28
+
+
+def test_only_a_set_with_documents_has_retrieval() -> None:
+    assert {study.name for study in SETS if "retrieval" in study.techniques} == {"squad_rag"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 
+from ml.specs.measures import EVALUATION_METRICS
 from webapp.models.base import TeamScoped
 
 
@@ -44,6 +45,11 @@ class Study(TeamScoped):
     def is_done(self) -> bool:
         """Something was published."""
         return bool(self.results)
+
+    @property
+    def metric_label(self) -> str:
+        known = EVALUATION_METRICS.get(self.metric)
+        return known.label if known else self.metric
 
     @property
     def storage_key(self) -> str:
