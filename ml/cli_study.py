@@ -158,6 +158,7 @@ def _check_metric(spec: StudySpec, expected: Sequence[str]) -> None:
 def _command(args: argparse.Namespace) -> str:
     """What makes this study again, without this machine's folders."""
     words = ["python", "-m", "ml", "study", args.spec.name, "--dataset", args.dataset.name, "--device", args.device]
+    words += ["--passages", args.passages.name] if args.passages else []
     return shlex.join([*words, *(["--threads", str(args.threads)] if args.threads else [])])
 
 

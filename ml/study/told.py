@@ -67,6 +67,7 @@ class Told:
         spec = self.spec
         shares = [*spec.get("shares", ()), 1]
         found = [("Base model", str(spec.get("base", ""))), ("Data set", str(spec.get("dataset", ""))),
+                 *([("Collection", str(spec["collection"]))] if spec.get("collection") else []),
                  ("Metric", self.metric_label), ("Seeds", ", ".join(map(str, spec.get("seeds", ())))),
                  ("Shares of the training rows", ", ".join(f"{share:g}" for share in shares))]  # fmt: skip
         for field in STUDY_FIELDS:

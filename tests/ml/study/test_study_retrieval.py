@@ -43,7 +43,9 @@ def test_retrieval_stands_on_the_board_with_its_collection(measured: Path) -> No
     assert all(line["tokens_in"] > 40 for line in others)
     board = json.loads((measured / "board.json").read_text(encoding="utf-8"))
     assert {entry["technique"] for entry in board["entries"]} == set(GIVEN["techniques"])
-    assert "Retrieval" in (measured / "report.md").read_text(encoding="utf-8")
+    told = (measured / "report.md").read_text(encoding="utf-8")
+    assert all(text in told for text in ("| Collection | handbook |", "--passages passages.json", "passages_sha256"))
+    assert (measured / "passages.json").is_file()
 
 
 def test_the_same_passages_give_the_same_and_others_are_measured_anew(
