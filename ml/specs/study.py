@@ -177,7 +177,7 @@ def study_spec(given: Mapping[str, Any], *, task: str, family: str = "decoder") 
     for name, field in _BY_NAME.items():
         values[name] = field.check(given.get(name, field.default))
     techniques, collection = _techniques(given.get("techniques"), task, family), given.get("collection") or ""
-    if not isinstance(collection, str):
+    if not isinstance(collection, str) or "\x00" in collection:
         raise SpecError(f"A collection is named by text, got {collection!r:.80}.", field="collection")
     if not collection and (needs := [name for name in techniques if TECHNIQUES[name].needs_collection]):
         raise SpecError(f"{TECHNIQUES[needs[0]].label} searches a collection, and the study names none.",

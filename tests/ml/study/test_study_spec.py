@@ -95,7 +95,8 @@ def test_a_technique_fits_or_says_why_not(name: str, task: str, family: str) -> 
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({}, "names none"), ({"collection": ""}, "names none"), ({"collection": 7}, "named by text")],
+    [({}, "names none"), ({"collection": ""}, "names none"), ({"collection": 7}, "named by text"),
+     ({"collection": "a\x00"}, "named by text")],
 )  # fmt: skip
 def test_retrieval_needs_a_collection_and_the_others_none(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said) as caught:
