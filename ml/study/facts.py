@@ -47,8 +47,9 @@ class Facts:
 
     @property
     def good(self) -> list[Entry]:
-        """Those that keep most of the best one's value."""
-        return [entry for entry in self.entries if entry["value"] >= KEEPS * self.entries[0]["value"]]
+        """Those that keep most of the best one's value, and the one to take, which is tied with it."""
+        least = KEEPS * self.entries[0]["value"] if self.entries else 0.0
+        return [entry for entry in self.entries if entry["value"] >= least or entry is self.take]
 
     def is_above(self, a: Entry, b: Entry) -> bool:
         """Whether a is better than b for certain."""

@@ -1,6 +1,6 @@
 """Findings about what quality costs: the smallest file, the fastest answer, the quickest training, and what is wasted.
 
-A technique is recommended for its cost only while it keeps nine tenths of the best value.
+A technique is recommended for its cost only while it keeps nine tenths of the best value, or is the one to take.
 """
 
 from __future__ import annotations

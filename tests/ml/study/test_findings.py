@@ -55,6 +55,14 @@ def test_the_issues_questions_are_all_answered(whole: tuple[Path, dict[str, Any]
     assert found["rows"]["title"].startswith("Training beats Few-shot (nearest) from ")
 
 
+def test_no_slower_technique_is_called_the_fastest_beside_the_one_to_take(tmp_path: Path) -> None:
+    """Few rows: the cheap one is tied with the best, though it keeps less than nine tenths of its value."""
+    ability = {"few_shot_nearest": 0.6, "prompt_tuning": 0.45}
+    found = study(tmp_path, techniques=tuple(ability), n_rows=20, ability=ability, wobble=0.0)
+    assert found["take"]["title"] == "Take Prompt tuning." and "a tie" in found["take"]["text"]
+    assert found["fast"]["title"].startswith("The fastest answer: Prompt tuning")
+
+
 def test_a_winner_that_chance_does_not_explain_is_taken_for_certain(tmp_path: Path) -> None:
     found = study(tmp_path, techniques=("plain", "lora"), n_rows=200)
     assert found["take"]["sure"] == found["training_pays"]["sure"] == "certain"
