@@ -11,11 +11,13 @@ is for a GPU; --quick is a check of a few minutes that everything works. Last li
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ if not __package__:  # run as a script: the project's folder instead of bench/, 
 
 from bench.study_passages import find_passages
 from bench.study_sets import SETS, Set, make_folder
+from ml.study.report import write_reports
 
 ROOT = Path(__file__).resolve().parent.parent
 _QUICK = {"steps": 2, "batch_size": 4, "n_tries": 2, "train_rows": 40, "valid_rows": 8, "test_rows": 8, "seeds": [17],
@@ -99,17 +102,32 @@ def _say(study: Set, event: dict[str, Any]) -> None:
 
 
 def publish(study: Set, out: Path, into: Path) -> None:
-    """The report as Markdown and CSV, and all that it was made from in one JSON file."""
+    """The report as Markdown and CSV, and all that it was made from in one JSON file; no row of the data is in them."""
     into.mkdir(parents=True, exist_ok=True)
     note = f"\nPublished by others: {study.published}. {study.differs}\n"
-    text = (out / "report.md").read_text(encoding="utf-8")
-    title, _, rest = text.partition("\n")
-    (into / f"{study.name}.md").write_text(f"{title}\n{note}{rest}", encoding="utf-8")
-    shutil.copyfile(out / "report.csv", into / f"{study.name}.csv")
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "cells").glob("*.json"))]
+    cells = [without_rows(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(out.glob("cells/*.json"))]
+    with tempfile.TemporaryDirectory() as name:
+        told = Path(name)
+        (told / "cells").mkdir()
+        for file in ("board.json", "study.json"):
+            shutil.copyfile(out / file, told / file)
+        for cell in cells:
+            (told / "cells" / f"{cell['key']}.json").write_text(json.dumps(cell), encoding="utf-8")
+        write_reports(told)
+        title, _, rest = (told / "report.md").read_text(encoding="utf-8").partition("\n")
+        (into / f"{study.name}.md").write_text(f"{title}\n{note}{rest}", encoding="utf-8")
+        shutil.copyfile(told / "report.csv", into / f"{study.name}.csv")
     about = json.loads((out / "study.json").read_text(encoding="utf-8"))
     lines = [json.dumps(line, ensure_ascii=False, sort_keys=True) for line in (about, *cells)]
     (into / f"{study.name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def without_rows(cell: dict[str, Any]) -> dict[str, Any]:
+    """The cell with its examples named by their hashes: the data sets are others'."""
+    spec = cell.get("spec") or {}
+    shown = [{"sha256": hashlib.sha256(f"{e['question']}\n{e['answer']}".encode()).hexdigest()[:16]}
+             for e in spec.get("examples") or () if "question" in e]  # fmt: skip
+    return {**cell, "spec": {**spec, "examples": shown}} if shown else cell
 
 
 def arguments() -> argparse.Namespace:

@@ -74,6 +74,19 @@ def test_what_is_published_says_what_others_found_and_holds_every_figure(tmp_pat
     assert len(cells) == len(list((out / "cells").glob("*.json")))
 
 
+def test_no_row_of_the_data_is_published(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fake_study(out)
+    path = out / "cells" / "few_shot-s17.json"
+    cell = json.loads(path.read_text(encoding="utf-8"))
+    cell["spec"] = {**(cell.get("spec") or {}), "examples": [{"question": "Whose row?", "answer": "Theirs."}]}
+    path.write_text(json.dumps(cell), encoding="utf-8")
+    publish(SETS[0], out, tmp_path / "published")
+    for file in (tmp_path / "published").iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert "Whose row?" not in text and "Theirs." not in text and "sha256" in text
+
+
 def test_questions_are_trained_on_other_documents_than_they_are_asked_of(tmp_path: Path) -> None:
     study = next(study for study in SETS if study.has_documents)
     raw = tmp_path / "data" / study.name
