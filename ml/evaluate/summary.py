@@ -1,7 +1,7 @@
 """From answered rows to an evaluation's figures: metrics with intervals, confusion matrix, calibration, costs.
 
-Intervals are two-sided 95 %: Wilson's for shares of right rows (exact where a bootstrap degenerates, at 0 and 100 %),
-percentile bootstrap over rows for all others. Rows that could not be answered count as wrong, never as absent.
+Intervals are two-sided 95 %: Wilson's for shares of right rows and wherever all rows have 0 or all have 1, where a
+bootstrap degenerates; percentile bootstrap over rows for all others. Rows that could not be answered count as wrong, never as absent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from ml.evaluate.answers import Answered, is_right
 from ml.evaluate.bootstrap import bootstrap_interval
 from ml.evaluate.metrics import wilson
-from ml.evaluate.scorers import N_BINS, calibration, scorer
+from ml.evaluate.scorers import N_BINS, ROW_MEANS, calibration, scorer
 from ml.specs.measures import EVALUATION_METRICS
 
 MOST_CELLS = 100_000
@@ -48,6 +48,8 @@ def measured(name: str, rows: Sequence[Answered]) -> tuple[float, tuple[float, f
         return value, wilson(round(value * len(rows)), len(rows))
     if len(rows) < 2 or not math.isfinite(value):
         return value, (0.0, 1.0) if metric.is_share else None
+    if name in ROW_MEANS and value in (0, 1):  # all rows are alike: no draw differs
+        return value, wilson(round(value * len(rows)), len(rows))
     return value, bootstrap_interval(score, len(rows))
 
 

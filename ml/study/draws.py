@@ -140,7 +140,8 @@ def interval(drawn: Drawn, found: Standing, *, n_seeds: int) -> list[float]:
     n_rows, value = drawn.n_rows, found.value
     if n_rows < 2:
         return [0.0, 1.0]
-    if EVALUATION_METRICS[drawn.metric].is_right_or_wrong and (n_seeds == 1 or value in (0, 1)):
+    is_alike = drawn.metric in ROW_MEANS and value in (0, 1)
+    if is_alike or (EVALUATION_METRICS[drawn.metric].is_right_or_wrong and n_seeds == 1):
         return list(wilson(round(value * n_rows), n_rows))
     low, high = np.quantile(found.draws, (0.025, 0.975))
     return [max(0.0, min(float(low), value)), min(1.0, max(float(high), value))]

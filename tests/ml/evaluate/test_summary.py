@@ -76,6 +76,13 @@ def test_an_unread_label_has_a_place_of_its_own_in_the_confusion():
     assert confusion(labelled(("cat", "")), LABELS) == [[0, -1, 1]]
 
 
+@pytest.mark.parametrize(("answer", "n_right"), [("no", 0), ("a cat", 20)])
+def test_texts_that_are_all_alike_still_leave_doubt(answer, n_right):
+    found = summarize(written(*[("a cat", answer)] * 20), metrics=["token_f1", "rouge_l", "exact_match"])
+    assert set(found["metrics"].values()) == {n_right / 20}
+    assert all(bounds == list(metrics.wilson(n_right, 20)) for bounds in found["intervals"].values())
+
+
 def test_one_row_says_nothing_about_the_interval():
     found = summarize(written(TEXTS[0]), metrics=["token_f1", "perplexity"])
     assert found["intervals"]["token_f1"] == [0.0, 1.0]

@@ -67,6 +67,12 @@ def test_rows_that_no_draw_can_change_still_leave_doubt(is_right: bool) -> None:
     assert found == list(wilson(30 * is_right, 30))
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_so_they_do_where_a_row_may_be_half_right(is_right: bool) -> None:
+    _, found = interval_of({"a": [is_right] * 30}, "token_f1")
+    assert found == list(wilson(30 * is_right, 30))
+
+
 def test_a_single_row_says_nothing() -> None:
     assert interval_of({"a": [True]}) == (1.0, [0.0, 1.0])
 
