@@ -1,7 +1,8 @@
 """From answered rows to an evaluation's figures: metrics with intervals, confusion matrix, calibration, costs.
 
 Intervals are two-sided 95 %: Wilson's for shares of right rows and wherever all rows have 0 or all have 1, where a
-bootstrap degenerates; percentile bootstrap over rows for all others. Rows that could not be answered count as wrong, never as absent.
+bootstrap degenerates; percentile bootstrap over rows for all others. Rows that could not be answered count as wrong,
+never as absent.
 """
 
 from __future__ import annotations
