@@ -118,7 +118,7 @@ def test_what_no_longer_fits_is_left_out_and_the_cheaper_is_done(
     studying: Studying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [TechniqueEstimate(technique="lora", train_s=90_000), TechniqueEstimate(technique="plain", measure_s=1)]
-    monkeypatch.setattr("ml.cli_study.planned", lambda *_: expected)
+    monkeypatch.setattr("ml.cli_study.planned", lambda *_, **__: expected)
     monkeypatch.setattr(Budget, "factor", 1.0)
     emit = studying.done(tmp_path / "work", budget_s=3600)
     assert states(tmp_path / "work" / "out") == {"plain-s17": "done", "lora-s17": "left_out"}

@@ -41,7 +41,7 @@ def calm(studying: Studying, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is told at once and comes in the spec's order, so that a test can wait for a word."""
     monkeypatch.setattr("ml.study.runner.SAY_EVERY_S", 0)
-    monkeypatch.setattr("ml.cli_study.planned", lambda *_: {})
+    monkeypatch.setattr("ml.cli_study.planned", lambda *_, **__: {})
 
 
 POINTS: list[When] = [
