@@ -86,7 +86,7 @@ def write_passages(study: Set, args: argparse.Namespace, folder: Path, place: Pa
     path = place / "passages.json"
     if not path.is_file():
         lines = (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
-        questions = {row["row"]: row["messages"][-1]["content"] for row in map(json.loads, lines)}
+        questions = [json.loads(line)["messages"][-1]["content"] for line in lines]
         corpus = args.data / study.name / "corpus.jsonl"
         found = find_passages(corpus, questions, models=args.models, name=study.name)
         path.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")

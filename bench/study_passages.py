@@ -6,7 +6,7 @@ Search is exact here; in the app an engine asks Chroma, with a collection's own 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ EMBEDDER = "minilm-l6"
 REFUSAL = "The documents in this collection do not answer that question."
 
 
-def find_passages(corpus: Path, questions: Mapping[int, str], *, models: Path, name: str) -> dict[str, Any]:
-    """passages.json's content. `corpus`: JSONL of documents with title and text; `questions` by row number."""
+def find_passages(corpus: Path, questions: Sequence[str], *, models: Path, name: str) -> dict[str, Any]:
+    """passages.json's content. `corpus`: JSONL of documents with title and text."""
     embedder = load_embedder(models, EMBEDDER)
     documents = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines() if line.strip()]
     chunks = [
@@ -30,14 +30,14 @@ def find_passages(corpus: Path, questions: Mapping[int, str], *, models: Path, n
         for chunk in split(document["text"], tokenizer=embedder.tokenizer, size=SIZE, overlap=OVERLAP)
     ]
     vectors = embedder.embed([text for _, text in chunks])
-    scores = embedder.embed(list(questions.values())) @ vectors.T  # [questions, chunks]
+    scores = embedder.embed(questions) @ vectors.T  # [questions, chunks]
     found = {
-        number: [
+        question: [
             {"chunk_id": place, "title": chunks[place][0], "page": None, "text": chunks[place][1],
              "score": round(float(row[place]), 4)}
             for place in row.argsort()[::-1][:TOP_K] if row[place] >= THRESHOLD
         ]
-        for number, row in zip(questions, scores, strict=True)
+        for question, row in zip(questions, scores, strict=True)
     }  # fmt: skip
     about = {"collection": name, "top_k": TOP_K, "threshold": THRESHOLD, "embedder": EMBEDDER}
     return passages_file(about, refusal=REFUSAL, found=found)

@@ -16,7 +16,7 @@ from jobs.stream import GenerateRequest
 from ml.data.chat import completion_ids, prompt_ids, text_ids
 from ml.engine.serving import Serving
 from ml.engine.types import Request, Sampling
-from ml.retrieval.sources import sources_budget
+from ml.retrieval.sources import counter, sources_budget
 
 _ADAPTER_WAIT_S = 120.0
 
@@ -57,13 +57,8 @@ def prepare(ticket: Ticket, engine: Serving) -> Prepared:
     room = engine.scheduler.length - n_prefix - longest
     tokenizer = backbone.tokenizer
     staying = [*request.messages[: _n_head(request.messages, request.n_examples)], request.messages[-1]]
-
-    def count(text: str) -> int:
-        return len(tokenizer.tokenize(text))
-
-    budget = sources_budget(
-        room, n_prompt=len(prompt_ids(tokenizer, staying)), question=staying[-1]["content"], count=count
-    )
+    n_prompt, count = len(prompt_ids(tokenizer, staying)), counter(tokenizer)
+    budget = sources_budget(room, n_prompt=n_prompt, question=staying[-1]["content"], count=count)
     found = retrieve(request, known=ticket.sources, budget_tokens=budget, count=count)
     sources = found.sources if request.collection_id is not None else None
     if found.refusal is not None:

@@ -21,7 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import transaction
 
 from jobs.child import thread_count
-from jobs.study_passages import with_passages
+from jobs.study_passages import is_to_search, with_passages
 from ml.errors import ArtifactError, ColdframeError, DataError, NotFoundError
 from ml.evaluate.answers import Answered, is_right
 from ml.evaluate.paired import compare, same_rows
@@ -56,8 +56,10 @@ def command(run: Run, folder: Path) -> list[str]:
 
 
 def extra_env(run: Run) -> dict[str, str]:
-    """Redis' address, where passages are searched first; the study itself does without."""
-    return {"REDIS_URL": str(settings.REDIS_URL)} if run.spec.get("collection") else {}
+    """Redis' address, where passages are searched first; the study itself does without. After `command`."""
+    from jobs.commands import workdir_of
+
+    return {"REDIS_URL": str(settings.REDIS_URL)} if is_to_search(workdir_of(run.pk)) else {}
 
 
 def _of(run: Run) -> Study:

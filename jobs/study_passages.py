@@ -32,7 +32,7 @@ from ml.study.passages import passages_file
 if TYPE_CHECKING:
     from webapp.models import Study
 
-FILE = "passages.json"
+FILE, COMMAND = "passages.json", "command.json"
 SEARCH_S = 60.0
 
 
@@ -41,7 +41,6 @@ class Question:
     """A line of questions.jsonl."""
 
     place: int
-    row: int
     query: str
 
 
@@ -50,6 +49,7 @@ def with_passages(study: Study, spec: Mapping[str, Any], folder: Path, words: Se
     module, which finds it. A study stays on what it has found."""
     from webapp import storage
 
+    (folder / COMMAND).unlink(missing_ok=True)
     if not any(TECHNIQUES[name].needs_collection for name in spec["techniques"]):
         return list(words)
     before = storage.path_of(study.storage_key) / FILE if study.is_done else folder / FILE
@@ -59,8 +59,13 @@ def with_passages(study: Study, spec: Mapping[str, Any], folder: Path, words: Se
     if study.collection is None:
         return list(words)
     _write_questions(study, spec, folder / "passages")
-    _put(folder / "command.json", {"words": list(words)})
+    _put(folder / COMMAND, {"words": list(words)})
     return [sys.executable, "-m", "jobs.study_passages", "--workdir", str(folder)]
+
+
+def is_to_search(folder: Path) -> bool:
+    """Whether the command line that was made last is this module's."""
+    return (folder / COMMAND).is_file()
 
 
 def _write_questions(study: Study, spec: Mapping[str, Any], folder: Path) -> None:
@@ -69,10 +74,8 @@ def _write_questions(study: Study, spec: Mapping[str, Any], folder: Path) -> Non
     version, collection = study.dataset_version, study.collection
     folder.mkdir(exist_ok=True)
     rows = islice(rows_of(version, "test"), int(spec["test_rows"]))
-    questions = (
-        Question(place=place, row=row["row"], query=question_of(version.mapping or {}, row["messages"][-1]["content"]))
-        for place, row in enumerate(rows)
-    )
+    asked = dict.fromkeys(question_of(version.mapping or {}, row["messages"][-1]["content"]) for row in rows)
+    questions = [Question(place=place, query=query) for place, query in enumerate(asked)]
     text = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions)
     (folder / "questions.jsonl").write_text(text, encoding="utf-8")
     _put(folder / "about.json", {
@@ -102,7 +105,7 @@ class Searching(asking.Asking[Question]):
         asked = {"team_id": self.about["team_id"], "collection_id": self.about["collection_id"], "query": item.query,
                  "k": self.about["top_k"], "threshold": self.about["threshold"]}  # fmt: skip
         found = await self.patiently(partial(stream.acall_service, "search", asked, SEARCH_S))
-        return {"place": item.place, "row": item.row, "hits": found["hits"]}
+        return {"place": item.place, "query": item.query, "hits": found["hits"]}
 
 
 def find(workdir: Path, emit: Emit) -> int:
@@ -116,21 +119,24 @@ def find(workdir: Path, emit: Emit) -> int:
     except NotFoundError as error:
         emit("warning", text=f"{error.message} Retrieval is not measured.")
         return 0
-    found = {line["row"]: line["hits"] for line in searching.kept.values()}
+    found = {line["query"]: line["hits"] for line in searching.kept.values()}
     _put(workdir / FILE, passages_file(searching.about, refusal=searching.about["refusal"], found=found))
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    code = run_asking(argv, find, module="jobs.study_passages", about=__doc__, what="the search for passages")
-    if code:
+def find_and_become(workdir: Path, emit: Emit) -> int:
+    """Returns only when it was stopped."""
+    if code := find(workdir, emit):
         return code
-    workdir = Path((argv or sys.argv[1:])[-1])
-    words = json.loads((workdir / "command.json").read_text(encoding="utf-8"))["words"]
+    words = json.loads((workdir / COMMAND).read_text(encoding="utf-8"))["words"]
     words += ["--passages", str(workdir / FILE)] if (workdir / FILE).is_file() else []
     release_stdout()
     os.execve(words[0], words, child_env())  # noqa: S606 - the study's own command, made by with_passages
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    about, what = __doc__, "the search for passages"
+    return run_asking(argv, find_and_become, module="jobs.study_passages", about=about, what=what)
 
 
 if __name__ == "__main__":

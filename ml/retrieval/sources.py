@@ -20,23 +20,23 @@ OVERHEAD_TOKENS = 96
 _MARKER = re.compile(r"\s*\[\d{1,3}(?:\s*[,;]\s*\d{1,3})*\]")
 
 
-def about_tokens(text: str) -> int:
-    """A cautious guess for English: three characters a token."""
-    return len(text) // 3 + 1
+Count = Callable[[str], int]
+"""Tokens of a text."""
 
 
-def sources_budget(room: int, *, n_prompt: int, question: str, count: Callable[[str], int] = about_tokens) -> int:
+def counter(tokenizer: Any) -> Count:
+    """What an engine and a study count with."""
+    return lambda text: len(tokenizer.tokenize(text))
+
+
+def sources_budget(room: int, *, n_prompt: int, question: str, count: Count) -> int:
     """Tokens that sources may have together, at least 0: what a prompt of `n_prompt` leaves of `room`, its question
     standing in it a second time."""
     return max(0, room - n_prompt - count(question) - OVERHEAD_TOKENS)
 
 
-def fit_sources(
-    hits: Sequence[dict[str, Any]], *, budget_tokens: int | None, count: Callable[[str], int] = about_tokens
-) -> list[dict[str, Any]]:
-    """The best hits that fit the budget together, numbers unchanged. `count` counts a text's tokens."""
-    if budget_tokens is None:
-        return list(hits)
+def fit_sources(hits: Sequence[dict[str, Any]], *, budget_tokens: int, count: Count) -> list[dict[str, Any]]:
+    """The best hits that fit the budget together, numbers unchanged."""
     kept, left = [], budget_tokens
     for hit in hits:
         left -= count(_source(hit))
@@ -61,10 +61,7 @@ def _marked(text: str, n: int) -> str:
     return marked if f"[{n}]" in marked else f"{marked} [{n}]".strip()
 
 
-def sources_prompt(
-    messages: Sequence[dict[str, str]], hits: Sequence[dict[str, Any]], *, budget_tokens: int | None = None,
-    count: Callable[[str], int] = about_tokens,
-) -> list[dict[str, str]]:  # fmt: skip
+def sources_prompt(messages: Sequence[dict[str, str]], hits: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """`messages` with the numbered sources in front of the last question and a plain instruction as system message.
 
     The question stands before the sources too: of the orders tried by hand on the demo's opinions, this is the one in
@@ -73,16 +70,15 @@ def sources_prompt(
     A system message of the caller's stays, ours after it. Sources are data: they stand in the user's turn, never in the
     system's. Without hits the messages come back as they are: the answer is then the refusal, not the model's.
     """
-    kept = fit_sources(hits, budget_tokens=budget_tokens, count=count)
     given = [dict(message) for message in messages]
-    if not kept or not given:
+    if not hits or not given:
         return given
     if given[0]["role"] == "system":
         given[0]["content"] = f"{given[0]['content']}\n\n{INSTRUCTION}"
     else:
         given.insert(0, {"role": "system", "content": INSTRUCTION})
     last = max(i for i, message in enumerate(given) if message["role"] == "user")
-    sources = "".join(_source(hit) for hit in kept)
+    sources = "".join(_source(hit) for hit in hits)
     question = f"Question: {given[last]['content']}"
     given[last]["content"] = f"{question}\n\n{sources}{question}\n{REMINDER}"
     return given

@@ -48,8 +48,8 @@ class Asked:
     frame: Frame
     as_rows: bool = False
     """The rows are asked as they are; the frame is empty."""
-    examples: Mapping[int, tuple[Pair, ...]]
-    """By row number, where each question has its own."""
+    examples: Mapping[str, tuple[Pair, ...]]
+    """By question, where each has its own."""
     passages: Passages | None = None
     """What stands in front of each row's question, as far as there is room for it."""
     about: dict[str, Any]
@@ -65,12 +65,13 @@ class Asked:
         if self.as_rows:
             return row.messages
         turns = [message for message in row.messages if message["role"] != "system"]
-        asked = {"role": "user", "content": question_of(mapping, turns[-1]["content"])}
-        return self.frame.fold([*turns[:-1], asked], self.examples.get(row.number, ()))
+        question = _question(row, mapping)
+        asked = {"role": "user", "content": question}
+        return self.frame.fold([*turns[:-1], asked], self.examples.get(question, ()))
 
-    def hits(self, row: Row) -> list[dict[str, Any]]:
+    def hits(self, row: Row, mapping: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The passages of the row, numbered from 1."""
-        return self.passages.of(row.number) if self.passages else []
+        return self.passages.of(_question(row, mapping)) if self.passages else []
 
 
 AS_ROWS = Asked(
@@ -123,7 +124,7 @@ class Asking:
     def _asked(
         self, system: str, template: str = _SLOT, *, technique: str, examples: Sequence[Pair] = (),
         rule: Mapping[str, Any] | None = None, n_samples: int = 1,
-        each: Mapping[int, tuple[Pair, ...]] | None = None, **about: Any,
+        each: Mapping[str, tuple[Pair, ...]] | None = None, **about: Any,
     ) -> Asked:  # fmt: skip
         labels, found = self.dataset.labels, dict(rule or {})
         frame = Frame(
@@ -145,9 +146,10 @@ class Asking:
         k, rows = self.spec.n_examples, self.dataset.splits["test"]
         check_pool(self.pool, k)
         known = self.embed([question for question, _ in self.pool])  # [n, D]
-        asked = self.embed([self._question(row) for row in rows])  # [B, D]
+        questions = [_question(row, self.mapping) for row in rows]
+        asked = self.embed(questions)  # [B, D]
         best = np.argsort(-(asked @ known.T), axis=1, kind="stable")[:, :k][:, ::-1]
-        each = {row.number: tuple(self.pool[i] for i in places) for row, places in zip(rows, best, strict=True)}
+        each = {question: tuple(self.pool[i] for i in places) for question, places in zip(questions, best, strict=True)}
         return self._asked(self._told(), technique="few_shot", each=each, pick="nearest", k=k)
 
     def _sourced(self) -> Asked:
@@ -167,21 +169,22 @@ class Asking:
         told = self.spec.instruction or ("Say which of these labels fits the text: {labels}." if labels else "")
         return self._asked(told, f"{_SLOT}\n\n{_STEPS}", technique="chain_of_thought", rule=rule, n_samples=n_samples)
 
-    def _question(self, row: Row) -> str:
-        return question_of(self.mapping, row.messages[-1]["content"])
-
     @property
     def pool(self) -> list[Pair]:
         """The training rows that may be examples: question and answer."""
         if self._pool is None:
             splits = self.dataset.splits
-            held_out = {_same(self._question(row)) for s in ("validation", "test") for row in splits[s]}
-            pairs = [(self._question(row), row.completion) for row in splits["train"][:MOST_POOLED]]
+            held_out = {_same(_question(row, self.mapping)) for s in ("validation", "test") for row in splits[s]}
+            pairs = [(_question(row, self.mapping), row.completion) for row in splits["train"][:MOST_POOLED]]
             self._pool = [
                 (question, answer) for question, answer in pairs
                 if _same(question) not in held_out and len(question) + len(answer) <= LONGEST_EXAMPLE
             ]  # fmt: skip
         return self._pool
+
+
+def _question(row: Row, mapping: Mapping[str, Any]) -> str:
+    return question_of(mapping, row.messages[-1]["content"])
 
 
 def _same(text: str) -> str:

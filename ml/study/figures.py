@@ -148,14 +148,9 @@ def _label_ids(tokenizer: Any, family: str, label: str) -> Sequence[int]:
 
 
 def _asked(
-    sample: Sequence[Row],
-    spec: StudySpec,
-    task: str,
-    labels: Sequence[str],
-    mapping: Mapping[str, Any],
-    tokenizer: Any,
-    passages: Sequence[str],
-) -> dict[str, Prompted]:
+    sample: Sequence[Row], spec: StudySpec, task: str, labels: Sequence[str], mapping: Mapping[str, Any],
+    tokenizer: Any, passages: Sequence[str],
+) -> dict[str, Prompted]:  # fmt: skip
     """Every way of asking that the spec names, and `plain`."""
     rows = [replace(row, number=number) for number, row in enumerate(sample, start=1)]
     rows, pool = rows[:_ASKED_OF], rows[_ASKED_OF:] or rows
@@ -174,7 +169,7 @@ def _prompted(
     def found(name: str, n_examples: int) -> Prompted:
         asking = Asking(replace(spec, n_examples=n_examples), dataset, mapping, _no_vectors, passages)
         asked = asking.technique(name, spec.seeds[0])
-        prompts = [prompt_ids(tokenizer, sources_prompt(asked.messages(row, mapping), asked.hits(row)))
+        prompts = [prompt_ids(tokenizer, sources_prompt(asked.messages(row, mapping), asked.hits(row, mapping)))
                    for row in dataset.splits["test"]]  # fmt: skip
         return Prompted(
             n_tokens=sum(map(len, prompts)) / len(prompts), n_shared=n_common([ids[:-1] for ids in prompts]),

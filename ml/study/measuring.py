@@ -24,7 +24,7 @@ from ml.engine.types import Done, Event, Failed, Request, Sampling, Started
 from ml.errors import ColdframeError
 from ml.evaluate.answers import kept_answers, label_in
 from ml.objectives import Objective
-from ml.retrieval.sources import fit_sources, sources_budget, sources_prompt, without_markers
+from ml.retrieval.sources import counter, fit_sources, sources_budget, sources_prompt, without_markers
 from ml.specs.voting import extract, vote
 from ml.study.asking import Asked
 
@@ -118,13 +118,9 @@ class Measuring:
         tokenizer, messages = self.backbone.tokenizer, asked.messages(row, self.mapping)
         ids = prompt_ids(tokenizer, messages)
         if asked.passages is not None:
-
-            def count(text: str) -> int:
-                return len(tokenizer.tokenize(text))
-
-            room = self.engine.scheduler.length - n_written
+            room, count = self.engine.scheduler.length - n_written, counter(tokenizer)
             budget = sources_budget(room, n_prompt=len(ids), question=messages[-1]["content"], count=count)
-            hits = fit_sources(asked.hits(row), budget_tokens=budget, count=count)
+            hits = fit_sources(asked.hits(row, self.mapping), budget_tokens=budget, count=count)
             if not hits:
                 return None
             ids = prompt_ids(tokenizer, sources_prompt(messages, hits))

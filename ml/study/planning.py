@@ -55,14 +55,9 @@ def study_plan(question: Mapping[str, Any], *, models: Path, device: str) -> dic
 
 
 def planned(
-    spec: StudySpec,
-    folder: Path,
-    dataset: Dataset,
-    mapping: Mapping[str, Any],
-    device: str,
-    *,
+    spec: StudySpec, folder: Path, dataset: Dataset, mapping: Mapping[str, Any], device: str, *,
     passages: Sequence[str] = (),
-) -> list[TechniqueEstimate]:
+) -> list[TechniqueEstimate]:  # fmt: skip
     """For a study that has its rows; without memory, which each training plans by itself. Empty where the rows cannot
     be encoded: a plan is advice, and each technique will say what is wrong with them."""
     model = _Model(folder)

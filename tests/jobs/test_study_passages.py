@@ -92,7 +92,7 @@ def test_questions_are_written_without_the_data_sets_framing(study: Study) -> No
     folder = workdir_of(run_of(study).pk)
     assert words == [sys.executable, "-m", "jobs.study_passages", "--workdir", str(folder)]
     lines = [json.loads(line) for line in (folder / "passages" / "questions.jsonl").read_text().splitlines()]
-    assert lines == [{"place": place, "row": 15 + place, "query": f"ticket number {15 + place}"} for place in range(4)]
+    assert lines == [{"place": place, "query": f"ticket number {15 + place}"} for place in range(4)]
     about = json.loads((folder / "passages" / "about.json").read_text())
     assert (about["team_id"], about["top_k"], about["threshold"]) == (study.team_id, 2, 0.3)
     assert json.loads((folder / "command.json").read_text())["words"][1:4] == ["-m", "ml", "study"]
@@ -112,6 +112,7 @@ def test_what_was_found_is_not_searched_again(study: Study) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     assert option(prepare(run_of(study)), "--passages") == str(path)
+    assert extra_env(run_of(study)) == {}, "the study itself gets no address of Redis"
 
 
 def test_an_extended_study_stays_on_what_it_found(study: Study, tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_every_question_is_asked_once_and_kept(study: Study, engine: list[dict[s
     assert {(one["k"], one["threshold"], one["collection_id"]) for one in engine} == {(2, 0.3, study.collection_id)}
     found = read_passages(folder / FILE)
     assert found.refusal == "It does not say."
-    assert sum(bool(found.of(row)) for row in range(15, 19)) == 3
+    assert sum(bool(found.of(f"ticket number {n}")) for n in range(15, 19)) == 3
     texts = [event["text"] for event in told.events if event["event"] == "progress"]
     assert texts and set(texts) == {"Searching the collection opinions"}
     assert find(folder, told) == 0 and len(engine) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,9 @@ def as_the_library_asks(asked: Asked, dataset: Dataset) -> Frame:
 def test_a_row_is_asked_as_the_saved_prompt_would_ask_it(name: str, dataset: Dataset, mapping: dict[str, Any]) -> None:
     made = asking(dataset, mapping)
     asked, row = made.technique(name, 17), dataset.splits["test"][0]
-    found = asked.examples.get(row.number, ())
     typed = "the sea" if mapping and dataset.labels else row.messages[-1]["content"]
+    found = asked.examples.get(typed, ())
+    assert bool(found) == (name == "few_shot_nearest")
     folded = as_the_library_asks(asked, dataset).fold([{"role": "user", "content": typed}], found)
     assert asked.messages(row, mapping) == folded
 
@@ -205,12 +207,12 @@ def test_too_few_rows_to_show_are_refused(name: str) -> None:
 def test_passages_stand_before_the_question_as_chat_puts_them_and_only_of_their_row() -> None:
     data = free()
     asked_of = data.splits["test"][0]
-    by_row = {asked_of.number: [{"text": "Eggs are said."}, {"text": "Stones are not."}]}
-    passages = Passages(sha256="5e" * 32, about={"collection": "handbook", "top_k": 2}, by_row=by_row)
+    by_question = {"Say it.": [{"text": "Eggs are said."}, {"text": "Stones are not."}]}
+    passages = Passages(sha256="5e" * 32, about={"collection": "handbook", "top_k": 2}, by_question=by_question)
     spec = small_spec("generation", collection="handbook")
     found = Asking(spec, data, {}, lengths, passages).technique("retrieval", 1)
-    assert [hit["n"] for hit in found.hits(asked_of)] == [1, 2]
-    assert found.hits(data.splits["train"][0]) == []
+    assert [hit["n"] for hit in found.hits(asked_of, {})] == [1, 2]
+    assert found.hits(data.splits["train"][0], {}) == []
     told = Asking(small_spec("generation"), data, {}, lengths).technique("zero_shot", 1)
     assert found.messages(asked_of, {}) == told.messages(asked_of, {})
     assert (found.about["technique"], found.about["collection"]) == ("zero_shot", "handbook")
@@ -220,3 +222,17 @@ def test_passages_stand_before_the_question_as_chat_puts_them_and_only_of_their_
 def test_without_passages_retrieval_says_what_is_missing() -> None:
     with pytest.raises(DataError, match="collection handbook were not given"):
         asking(free(), collection="handbook").technique("retrieval", 1)
+
+
+def test_answers_of_one_conversation_have_passages_and_examples_of_their_own() -> None:
+    """Every one of them has the conversation's row number."""
+    data = free()
+    asked = ([{"role": "user", "content": text}] for text in ("Hm?", "Say 11."))
+    rows = [Row(number=99, messages=messages, completion="an egg") for messages in asked]
+    data = replace(data, splits={**data.splits, "test": rows})
+    passages = Passages(by_question={"Hm?": [{"text": "One."}], "Say 11.": [{"text": "Two."}]})
+    made = Asking(small_spec("generation", collection="handbook"), data, {}, lengths, passages)
+    sourced, nearest = made.technique("retrieval", 1), made.technique("few_shot_nearest", 1)
+    assert [sourced.hits(row, {})[0]["text"] for row in rows] == ["One.", "Two."]
+    first, second = (nearest.messages(row, {})[1:-1] for row in rows)
+    assert first and second and first != second

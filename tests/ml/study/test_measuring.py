@@ -267,7 +267,7 @@ def sourced(dataset: Dataset, texts: dict[int, list[str]], **changes: Any) -> As
     """Retrieval with these passages by the test row's place."""
     rows = dataset.splits["test"]
     passages = Passages(refusal="Nothing here says so.", sha256="5e" * 32, about={"collection": "handbook"},
-                        by_row={rows[place].number: [{"text": text} for text in found]
+                        by_question={rows[place].messages[-1]["content"]: [{"text": text} for text in found]
                                 for place, found in texts.items()})  # fmt: skip
     spec = small_spec(dataset.task, collection="handbook", **changes)
     return Asking(spec, dataset, {}, unasked, passages).technique("retrieval", 17)
@@ -279,7 +279,7 @@ def test_rows_are_asked_with_their_passages_and_answered_without_markers(
     dataset = data["generation"]
     texts = ["Snow is white.", "Ash is grey."]
     asked = sourced(dataset, dict.fromkeys(range(len(dataset.splits["test"])), texts))
-    prompts = [sources_prompt(asked.messages(row, {}), asked.hits(row)) for row in dataset.splits["test"]]
+    prompts = [sources_prompt(asked.messages(row, {}), asked.hits(row, {})) for row in dataset.splits["test"]]
     assert all("Snow is white [1]." in prompt[-1]["content"] for prompt in prompts)
     lines = answers(measuring(backbone, dataset, length=512), asked)
     assert gots(lines) == written(backbone, prompts, 6)

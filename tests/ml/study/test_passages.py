@@ -19,7 +19,7 @@ def hit(chunk: int, score: float) -> dict[str, Any]:
 
 
 def saved(folder: Path) -> Path:
-    found = {7: [hit(1, 0.9), hit(2, 0.5)], 8: [], 9: [hit(2, 0.4)]}
+    found = {"What?": [hit(1, 0.9), hit(2, 0.5)], "Who?": [], "Why?": [hit(2, 0.4)]}
     path = folder / "passages.json"
     path.write_text(json.dumps(passages_file(ABOUT, refusal="No.", found=found)), encoding="utf-8")
     return path
@@ -27,13 +27,16 @@ def saved(folder: Path) -> Path:
 
 def test_what_was_found_comes_back_numbered(tmp_path: Path) -> None:
     read = read_passages(saved(tmp_path))
-    assert [(one["n"], one["text"], one["score"]) for one in read.of(7)] == [(1, "Text 1.", 0.9), (2, "Text 2.", 0.5)]
-    assert (read.of(8), [one["n"] for one in read.of(9)]) == ([], [1])
+    assert [(one["n"], one["text"], one["score"]) for one in read.of("What?")] == [
+        (1, "Text 1.", 0.9),
+        (2, "Text 2.", 0.5),
+    ]
+    assert (read.of("Who?"), [one["n"] for one in read.of("Why?")]) == ([], [1])
     assert (read.refusal, dict(read.about)) == ("No.", ABOUT)
     assert read.example() == ["Text 1.", "Text 2."]
 
 
-def test_a_passage_that_many_rows_have_is_kept_once(tmp_path: Path) -> None:
+def test_a_passage_that_many_questions_have_is_kept_once(tmp_path: Path) -> None:
     assert saved(tmp_path).read_text(encoding="utf-8").count("Text 2.") == 1
 
 
@@ -45,9 +48,9 @@ def test_other_passages_have_another_hash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"sources": {}, "rows": {"x": []}, "refusal": ""}',
-             '{"sources": {"1": {"text": "a"}}, "rows": {"7": [["2", 1]]}, "refusal": ""}',
-             '{"sources": {"1": {"text": 3}}, "rows": {}, "refusal": ""}']
+    "text", ["", "[]", "{}", '{"sources": {}, "questions": [], "refusal": ""}',
+             '{"sources": {"1": {"text": "a"}}, "questions": {"What?": [["2", 1]]}, "refusal": ""}',
+             '{"sources": {"1": {"text": 3}}, "questions": {}, "refusal": ""}']
 )  # fmt: skip
 def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "passages.json"
@@ -58,6 +61,6 @@ def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
         read_passages(tmp_path / "gone.json")
 
 
-def test_a_plan_s_passages_are_the_same_for_every_row() -> None:
-    assert passages_like(["a", "b"]).of(5) == [{"n": 1, "text": "a"}, {"n": 2, "text": "b"}]
+def test_a_plan_s_passages_are_the_same_for_every_question() -> None:
+    assert passages_like(["a", "b"]).of("Any?") == [{"n": 1, "text": "a"}, {"n": 2, "text": "b"}]
     assert Passages().example() == []

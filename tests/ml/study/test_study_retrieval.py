@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ml.study.passages import passages_file
-from tests.ml.study.studying import Studying, outcome, read_cells, read_lines
+from tests.ml.study.studying import Studying, outcome, read_cells, read_lines, small_rows
 
 ABOUT = {"collection": "handbook", "top_k": 2, "threshold": 0.2, "embedder": "tiny-bert"}
 GIVEN: dict[str, Any] = {"task": "generation", "techniques": ["plain", "zero_shot", "retrieval"],
@@ -21,7 +21,8 @@ def saved(path: Path, text: str = "Snow is white and cold.") -> Path:
     """Passages of all test rows but the first."""
     hits = [{"chunk_id": 1, "title": "a.md", "page": None, "score": 0.8, "text": text},
             {"chunk_id": 2, "title": "b.md", "page": 3, "score": 0.5, "text": "Ash is grey."}]  # fmt: skip
-    found = {31: [], **dict.fromkeys(range(32, 41), hits)}
+    first, *others = (row["messages"][-1]["content"] for row in small_rows("generation")[30:])
+    found = {first: [], **dict.fromkeys(others, hits)}
     path.write_text(json.dumps(passages_file(ABOUT, refusal="It does not say.", found=found)), encoding="utf-8")
     return path
 
