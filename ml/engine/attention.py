@@ -42,6 +42,19 @@ def runs_of(widths: Sequence[int]) -> list[Run]:
     return runs
 
 
+def even(runs: Sequence[Run]) -> list[Run]:
+    """The same rows in a power of two of runs where there are enough rows: each number needs a trace of its own."""
+    found = list(runs)
+    while len(found) & (len(found) - 1):
+        at = max(range(len(found)), key=lambda n: found[n][1] - found[n][0])
+        first, end, width = found[at]
+        if end - first < 2:
+            break
+        middle = (first + end) // 2
+        found[at : at + 1] = [(first, middle, width), (middle, end, width)]
+    return found
+
+
 @contextmanager
 def reading(runs: Sequence[Run]) -> Iterator[None]:
     """The forward inside reads its rows in these runs."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ml.engine.attention import Run, runs_of
+from ml.engine.attention import even, runs_of
 from ml.engine.choices import Tree
 from ml.engine.slots import Copy
 from ml.errors import ModelError
@@ -70,6 +70,21 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.frombuffer(mmap.mmap(-1, n_bytes), dtype=dtype).view(shape)
 
 
+class Places(NamedTuple):
+    """Where a forward over neighbouring slots reads and writes; tensors all of it, so that a trace can be given it."""
+
+    at: Tensor
+    """[R, Q]: position ids."""
+    mask: Tensor
+    """[R, 1, Q, W]: added to the scores (0 or -inf)."""
+    into: Tensor
+    """[R·H·Q]: where keys and values go, rows of [S·H·L + 1, D]."""
+    first: Tensor
+    """[]: the first slot; on the CPU, as `runs`."""
+    runs: Tensor
+    """[N, 3]: rows that are read together (ml.engine.attention); none where all are."""
+
+
 class SlotLayer:
     """One layer's storage; the attributes are those that transformers looks at."""
 
@@ -90,6 +105,7 @@ class SlotCache:
         self.n_slots = n_slots
         self.columns = (length + WIDTH_STEP - 1) // WIDTH_STEP * WIDTH_STEP
         shape = (n_slots, self.n_kv_heads, self.columns, self.head_dim)
+        self._shape = shape
         self.layers = [SlotLayer(shape, dtype, device) for _ in range(n_layers)]
         self.device = device
         self.dtype = dtype
@@ -98,14 +114,9 @@ class SlotCache:
         self._window = slice(0, 0)
         self._width = 0
         self._into = torch.empty(0, dtype=torch.long)
-        self.runs: list[Run] = []
-        """Of the forward at hand: rows that are read together (ml.engine.attention)."""
 
-    def begin(self, first: int, positions: Sequence[int], n_new: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Prepares a forward over the slots from `first` on. `positions[r]` is where row r's first new token goes.
-
-        Returns position ids [R, Q] and the mask [R, 1, Q, W] that is added to the scores (0 or -inf).
-        """
+    def places(self, first: int, positions: Sequence[int], n_new: Sequence[int]) -> Places:
+        """Of a forward over the slots from `first` on; row r's first new token goes to column `positions[r]`."""
         longest, n_rows = max(n_new), len(positions)
         starts = torch.tensor(positions, dtype=torch.long)[:, None]
         offsets = torch.arange(longest)[None]
@@ -113,50 +124,56 @@ class SlotCache:
         at = (starts + offsets).masked_fill_(~is_new, 0)
         ends = [p + n for p, n in zip(positions, n_new, strict=True)]
         widths = [min((end + WIDTH_STEP - 1) // WIDTH_STEP * WIDTH_STEP, self.columns) for end in ends]
-        self._width = max(widths)
-        self.runs = runs_of(widths) if longest == 1 and self.device.type == "cpu" else []
-        self._window = slice(first, first + n_rows)
+        runs = even(runs_of(widths)) if longest == 1 and self.device.type == "cpu" else []
+        runs = runs if len(runs) > 1 else []
         heads = torch.arange(first * self.n_kv_heads, (first + n_rows) * self.n_kv_heads).view(n_rows, -1, 1)
         into = torch.where(is_new[:, None], heads * self.columns + at[:, None], self.nowhere)  # [R, H, Q]
-        self._into = into.flatten().to(self.device)  # rows of [S·H·L + 1, D]
-        allowed = torch.arange(self._width) <= at[:, :, None]  # [R, Q, W]
+        allowed = torch.arange(max(widths)) <= at[:, :, None]  # [R, Q, W]
         mask = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
-        return at.to(self.device), mask[:, None].to(self.device)
+        return Places(
+            at=at.to(self.device), mask=mask[:, None].to(self.device), into=into.flatten().to(self.device),
+            first=torch.tensor(first), runs=torch.tensor(runs, dtype=torch.long).view(-1, 3),
+        )  # fmt: skip
 
-    def begin_step(self, into: Tensor, n_rows: int, width: int) -> None:
-        """Prepares a forward of one token a row over the first slots: their heads go to `into` [R·H], rows of
-        [S·H·L + 1, D], and `width` columns are read. Does nothing on the device, so that a graph can hold it."""
-        self._into, self._window, self._width, self.runs = into, slice(0, n_rows), width, []
+    def begin(self, into: Tensor, slots: slice, width: int) -> None:
+        """The next forward is over these slots: their new keys and values go to `into`, rows of [S·H·L + 1, D], and
+        `width` columns are read. Does nothing on the device, so that a graph can hold it."""
+        self._into, self._window, self._width = into, slots, width
 
-    def begin_trees(self, first: int, positions: Sequence[int], trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
-        """As `begin`, for tokens that stand beside one another behind column `positions[r]`: each sees the columns
+    def places_of_trees(self, first: int, positions: Sequence[int], trees: Sequence[Tree]) -> Places:
+        """As `places`, for tokens that stand beside one another behind column `positions[r]`: each sees the columns
         before that, and of those behind it what its tree says."""
         starts = [position + tree.first for position, tree in zip(positions, trees, strict=True)]
         longest = max(len(tree.ids) for tree in trees)
-        _, mask = self.begin(first, starts, [len(tree.ids) for tree in trees])
+        places = self.places(first, starts, [len(tree.ids) for tree in trees])
+        width = places.mask.shape[-1]
         at = torch.tensor(positions, dtype=torch.long)[:, None].repeat(1, longest)  # [R, Q]
         seen: list[int] = []
         for r, (position, tree) in enumerate(zip(positions, trees, strict=True)):
             at[r, : len(tree.ids)] += torch.tensor([len(columns) - 1 for columns in tree.sees])
             seen += [
-                (r * longest + q) * self._width + position + column
+                (r * longest + q) * width + position + column
                 for q, columns in enumerate(tree.sees) for column in columns
             ]  # fmt: skip
-        column = torch.arange(self._width)
+        column = torch.arange(width)
         before = column < torch.tensor(positions, dtype=torch.long)[:, None, None]  # [R, 1, W]
         # Column 0 for the padding, which would have nothing to see.
         allowed = (before | (column == 0)).repeat(1, longest, 1)  # [R, Q, W]
         allowed.view(-1)[torch.tensor(seen, dtype=torch.long)] = True
         scores = torch.zeros(allowed.shape, dtype=self.dtype).masked_fill_(~allowed, float("-inf"))
-        return at.to(self.device), scores[:, None].to(mask.device)
+        nothing = places.runs[:0]  # every row is read up to the same column
+        return places._replace(at=at.to(self.device), mask=scores[:, None].to(self.device), runs=nothing)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by the model's attention with keys and values [R, H, Q, D]."""
         layer = self.layers[layer_idx]
-        layer.flat_keys.index_copy_(0, self._into, keys.reshape(-1, self.head_dim))
-        layer.flat_values.index_copy_(0, self._into, values.reshape(-1, self.head_dim))
-        rows, width = self._window, self._width
-        return layer.keys[rows, :, :width], layer.values[rows, :, :width]
+        return self._write(layer.flat_keys, keys), self._write(layer.flat_values, values)
+
+    def _write(self, store: Tensor, new: Tensor) -> Tensor:
+        """What is read is taken from what was written to, not from `SlotLayer.keys`: a trace would not see that they
+        are the same memory, and leave out the writing."""
+        store.index_copy_(0, self._into, new.reshape(-1, self.head_dim))
+        return store[:-1].view(self._shape)[self._window, :, : self._width]
 
     def get_seq_length(self, *_: Any) -> int:
         """Positions are given explicitly; nothing is derived from a length that rows do not share."""

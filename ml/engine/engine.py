@@ -60,12 +60,14 @@ class Engine(Desk):
         min_shared_tokens: int = MIN_TOKENS,
         is_packed: bool = True,
         is_fixed: bool | None = None,
+        is_traced: bool = True,
         executor: Executor | None = None,
     ) -> None:
         """`length`: positions of a slot, at most the model's. `prefill_tokens`: prompt tokens read in one step.
         `own_bytes`: of all models of their own. `min_shared_tokens`: the shortest beginning of prompts that is kept.
         `is_packed`: weights are kept once more in the order that the CPU reads fastest (ml.engine.packed). `is_fixed`:
-        decode in steps of fixed shape (ml.engine.steps); None: on a GPU only."""
+        decode in steps of fixed shape (ml.engine.steps); None: on a GPU only. `is_traced`: on a CPU, forwards that come
+        often are replayed without Python (ml.engine.traces)."""
         super().__init__()
         self.backbone = backbone
         self._limits = {"prefill_tokens": prefill_tokens, "queue_limit": queue_limit}
@@ -76,7 +78,9 @@ class Engine(Desk):
         self.prefixes = Prefixes(PrefixStore(backbone, budget_bytes=prefix_bytes), min_tokens=min_shared_tokens)
         self.stop_ids = stop_ids(backbone.tokenizer, getattr(backbone.model, "generation_config", None))
         self.grammars = Grammars(backbone.tokenizer, self.stop_ids)
-        runner = Runner(backbone, n_slots=n_slots, length=length, is_packed=is_packed, is_fixed=is_fixed)
+        runner = Runner(
+            backbone, n_slots=n_slots, length=length, is_packed=is_packed, is_fixed=is_fixed, is_traced=is_traced
+        )
         self.main = self._batch(backbone, runner)
         self.own = OwnModels(
             backbone, n_slots=min(n_slots, OWN_SLOTS), length=self.runner.length, budget_bytes=own_bytes,

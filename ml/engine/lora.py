@@ -28,16 +28,16 @@ class Delta:
     """[r, O], scaled"""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Which rows of a forward go with which entries: the same for all layers that one adapter changes."""
 
     entries: slice
-    rows: slice | Tensor
-    """[G·M]: rows by entry; where an entry has fewer than M, any row stands in for one."""
-    sources: Tensor | None
-    """Which of those are meant, in the order of `targets`; None: all of them, as they are."""
-    targets: slice | Tensor
+    tensors: tuple[Tensor, ...]
+    """None: all rows, in the order of their entries, as many for each. Else
+    [G·M] rows by entry, any row standing in where an entry has fewer than M;
+    the rows that are meant, where their deltas go;
+    and which of the former they are."""
 
 
 def plan_of(entries: Sequence[int], device: torch.device) -> Plan | None:
@@ -51,24 +51,16 @@ def plan_of(entries: Sequence[int], device: torch.device) -> Plan | None:
             groups[entry - min(used)].append(row)
     most = max(len(group) for group in groups)
     padded = [row for group in groups for row in (*group, *[-1] * (most - len(group)))]
-    targets = sorted(row for row in padded if row >= 0)
-    if len(targets) == len(padded) and targets[-1] - targets[0] >= len(targets):
-        targets = padded  # they are not neighbours: in which order does not matter
-    sources = [padded.index(row) for row in targets]
-    is_plain = sources == list(range(len(padded)))
+    targets = [row for row in padded if row >= 0]
+    lists = [max(row, 0) for row in padded], targets, [padded.index(row) for row in targets]
+    is_whole = padded == list(range(len(entries)))
     return Plan(
-        entries=slice(min(used), max(used) + 1),
-        rows=_selector([max(row, 0) for row in padded], device),
-        sources=None if is_plain else torch.tensor(sources, device=device),
-        targets=_selector(targets, device),
+        slice(min(used), max(used) + 1), () if is_whole else tuple(torch.tensor(rows, device=device) for rows in lists)
     )
 
 
-def _selector(rows: list[int], device: torch.device) -> slice | Tensor:
-    """A slice where it can be one: what it selects is not copied."""
-    if rows == list(range(rows[0], rows[0] + len(rows))):
-        return slice(rows[0], rows[0] + len(rows))
-    return torch.tensor(rows, device=device)
+Active = tuple[tuple[Tensor, ...], Tensor, Tensor]
+"""A plan's tensors, A [G, r, I] and B [G, r, O]."""
 
 
 class LowRank:
@@ -84,7 +76,7 @@ class LowRank:
         self._held: list[weakref.ref[Delta] | None] = [None] * n_slots
         """What each entry was written from; it stays when no slot has it, until another one needs the place."""
         self._ranks = [0] * n_slots
-        self._active: tuple[Plan, Tensor, Tensor] | None = None
+        self._active: Active | None = None
 
     def set(self, slot: int, delta: Delta | None) -> None:
         self.entry_of.pop(slot, None)
@@ -114,18 +106,24 @@ class LowRank:
             a[:, : self.rank], b[:, : self.rank] = self.a, self.b
         self.a, self.b, self.rank = a, b, rank
 
-    def use(self, first: int, n_rows: int, plan_of: Callable[[tuple[int, ...]], Plan | None]) -> None:
-        """Prepares the forwards over slots `first` … `first + n_rows - 1`; `plan_of` gives their entries' plan."""
-        self._active = None
+    def select(
+        self, first: int, n_rows: int, plan_of: Callable[[tuple[int, ...]], Plan | None]
+    ) -> tuple[Plan, Tensor, Tensor] | None:
+        """What forwards over slots `first` … `first + n_rows - 1` need: their entries' plan, which `plan_of` gives, and
+        these entries' A and B; None where no row has a delta."""
         if not self.entry_of:
-            return
+            return None
         self._close_gaps()
         entries = tuple(self.entry_of.get(slot, -1) for slot in range(first, first + n_rows))
         plan = plan_of(entries)
         if plan is None:
-            return
+            return None
         rank = max(self._ranks[entry] for entry in entries if entry >= 0)
-        self._active = plan, self.a[plan.entries, :rank], self.b[plan.entries, :rank]
+        return plan, self.a[plan.entries, :rank], self.b[plan.entries, :rank]
+
+    def activate(self, active: Active | None) -> None:
+        """The next forwards go by this; None: nothing is added."""
+        self._active = active
 
     def _close_gaps(self) -> None:
         """What lies between two entries of a forward is read with them: not more of it than half."""
@@ -139,32 +137,24 @@ class LowRank:
                 self._held[entry] = None
         self.entry_of = {slot: used.index(entry) for slot, entry in self.entry_of.items()}
 
-    def idle(self) -> None:
-        self._active = None
-
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """y [R, Q, O] plus this layer's delta of x [R, Q, I]."""
         if self._active is None:
             return y
         plan, a, b = self._active
-        given = x[plan.rows] if isinstance(plan.rows, slice) else x.index_select(0, plan.rows)
-        given = given.reshape(len(a), -1, x.shape[2])  # [G, M·Q, I]
+        n_groups = a.shape[0]  # not len(a), which a trace would keep as it is
+        given = x.index_select(0, plan[0]) if plan else x
+        given = given.reshape(n_groups, -1, x.shape[2])  # [G, M·Q, I]
         # A xᵀ is read in the order in which A lies, x Aᵀ is not: a third faster.
         low = torch.bmm(a, given.mT).mT  # [G, M·Q, r]
-        if plan.sources is None and isinstance(plan.targets, slice):
-            y[plan.targets].view(len(a), -1, y.shape[2]).baddbmm_(low, b)
+        if not plan:
+            y.view(n_groups, -1, y.shape[2]).baddbmm_(low, b)
             return y
         added = torch.bmm(low, b).view(-1, *y.shape[1:])  # [G·M, Q, O]
-        _add_rows(y, plan.targets, added if plan.sources is None else added.index_select(0, plan.sources))
+        rows, added = plan[1], added.index_select(0, plan[2])
+        if y.device.type == "cpu":
+            # Where y is a part of a larger product (ml.engine.packed), index_add_ takes three times as long.
+            y.index_put_((rows,), added, accumulate=True)
+        else:
+            y.index_add_(0, rows, added)
         return y
-
-
-def _add_rows(y: Tensor, rows: slice | Tensor, added: Tensor) -> None:
-    """y[rows] += added, each row once."""
-    if isinstance(rows, slice):
-        y[rows].add_(added)
-    elif y.device.type == "cpu":
-        # Where y is a part of a larger product (ml.engine.packed), index_add_ takes three times as long.
-        y.index_put_((rows,), added, accumulate=True)
-    else:
-        y.index_add_(0, rows, added)

@@ -170,7 +170,7 @@ class OwnModels:
         own = own_tensors(model, self._backbone.model)
         check_finite(own, adapter.artifact)
         backbone = replace(backbone, model=model.eval())
-        runner = Runner(backbone, n_slots=self._n_slots, length=self._length)
+        runner = Runner(backbone, n_slots=self._n_slots, length=self._length, is_traced=False)
         return Loaded(backbone=backbone, runner=runner, n_bytes=sum(tensor.nbytes for tensor in own.values()))
 
 

@@ -41,7 +41,7 @@ class Pack:
         self._sizes = [len(weight) for weight in weights]
         biases = [b if b is not None else w.new_zeros(len(w)) for w, (_, b) in zip(weights, self._tensors, strict=True)]
         bias = torch.cat(biases) if any(b is not None for _, b in self._tensors) else None
-        self._packed = torch.ops.quantized.linear_prepack_fp16(torch.cat(weights), bias)
+        self.packed = torch.ops.quantized.linear_prepack_fp16(torch.cat(weights), bias)
         self._given: tuple[Tensor | None, dict[int, Tensor]] = (None, {})
         """The tensor that came last, and the layers' products with it that nobody has taken yet."""
         self.n_bytes = 2 * sum(weight.numel() for weight in weights)
@@ -58,7 +58,7 @@ class Pack:
         """Layer `at` of x [..., I]: [..., O]."""
         given, products = self._given
         if given is not x or at not in products:
-            y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+            y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
             if len(self._sizes) == 1:
                 return y
             products = dict(enumerate(y.split(self._sizes, -1)))
@@ -104,6 +104,11 @@ class Packs:
     @property
     def n_bytes(self) -> int:
         return sum(pack.n_bytes for pack in set(self.by_name.values()))
+
+    @property
+    def packed(self) -> list[Any]:
+        """The weights as FBGEMM keeps them."""
+        return [pack.packed for pack in set(self.by_name.values())]
 
     def remove(self) -> None:
         """Gives the model's layers their own classes back."""

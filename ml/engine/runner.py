@@ -7,24 +7,34 @@ and refuses an architecture for which they differ, so that an unknown family can
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ml.backbone import Backbone, is_out_of_memory
 from ml.engine.attention import NAME, reading, use_runs
-from ml.engine.cache import SlotCache, usable_length
+from ml.engine.cache import Places, SlotCache, usable_length
 from ml.engine.choices import Tree
+from ml.engine.graphs import Graphs
 from ml.engine.packed import Packs
 from ml.engine.sites import SiteBank
 from ml.engine.slots import Copy
 from ml.engine.steps import Steps, choose_steps
+from ml.engine.traces import TraceCapture
 from ml.errors import ModelError
 
+logger = logging.getLogger(__name__)
 HEAD_ROWS = 128
 """Tokens whose logits are in memory at once while texts are scored."""
+
+MOST_TRACES = 24
+"""A trace of 30 layers is 30 MB of memory, until the process ends."""
+TRACED_AFTER = 16
+"""Forwards of a kind before there is a trace of it, which takes as long as some 50 of them."""
 
 _PROBE = list(range(1, 8))
 """Token ids that logits are compared on."""
@@ -49,9 +59,11 @@ class Runner:
         length: int,
         is_packed: bool = False,
         is_fixed: bool | None = None,
+        is_traced: bool = True,
     ) -> None:
         """`is_packed`: linear layers go by packed weights where that loses nothing (ml.engine.packed). `is_fixed`:
-        decode in steps of fixed shape, which a GPU replays from graphs (ml.engine.steps); None: on a GPU only."""
+        decode in steps of fixed shape, which a GPU replays from graphs (ml.engine.steps); None: on a GPU only.
+        `is_traced`: on a CPU, forwards that come often are replayed from traces (ml.engine.traces)."""
         self.model = backbone.model
         self._name = backbone.name
         config = self.model.config
@@ -65,11 +77,19 @@ class Runner:
         use_runs(self.model)
         self.packs = Packs(self.model) if is_packed else None
         self.steps: Steps | None = None
-        self._check(expected, self._logits_in_parts)
+        self.traces = Graphs(None)
+        try:
+            self._check(expected, self._logits_in_parts)
+        except ValueError as error:
+            raise self._refusal(str(error)) from error
+        if is_traced and self.model.device.type == "cpu":
+            self._trace(expected)
         if self.model.device.type == "cuda" if is_fixed is None else is_fixed:
             self.steps = choose_steps(
                 self.model, self.cache, self.sites, self._name,
-                check=lambda steps: self._check(expected, lambda: self._logits_in_steps(steps)),
+                check=lambda steps: self._check(
+                    expected, lambda: self._logits_in_steps(lambda *given: steps.run(*given)[1])
+                ),
             )  # fmt: skip
 
     @property
@@ -81,7 +101,8 @@ class Runner:
     @property
     def n_graphs(self) -> int | None:
         """Captured steps; None: none are made."""
-        return len(self.steps.graphs) if self.steps is not None and self.steps.graphs.is_on else None
+        graphs = self.traces if self.steps is None else self.steps.graphs
+        return len(graphs) if graphs.is_on else None
 
     @torch.inference_mode()
     def forward(
@@ -92,17 +113,7 @@ class Runner:
         longest = max(n_new)
         if self.steps is not None and first == 0 and longest == 1 and wants_logits:
             return Pass(*self.steps.run([row[0] for row in ids], positions))
-        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], dtype=torch.long)
-        position_ids, mask = self.cache.begin(first, positions, n_new)
-        self.sites.use(first, len(ids))
-        with reading(self.cache.runs):
-            states = self.model.base_model(
-                input_ids=padded.to(self.model.device),
-                position_ids=position_ids,
-                attention_mask=mask,
-                past_key_values=self.cache,
-                use_cache=True,
-            ).last_hidden_state  # [R, Q, D]
+        states = self._read(first, ids, self.cache.places(first, positions, n_new))
         if not wants_logits:
             return Pass(states, None)
         hidden = states
@@ -115,18 +126,30 @@ class Runner:
     def score(self, first: int, trees: Sequence[Tree], positions: Sequence[int]) -> list[list[float]]:
         """Log probability of each edge of trees[r], read behind column positions[r] of slot first + r. What is read
         stays behind the row's own columns, which end where they ended."""
-        longest = max(len(tree.ids) for tree in trees)
-        padded = torch.tensor([[*tree.ids, *[0] * (longest - len(tree.ids))] for tree in trees], dtype=torch.long)
-        position_ids, mask = self.cache.begin_trees(first, positions, trees)
-        self.sites.use(first, len(trees))
-        hidden = self.model.base_model(
-            input_ids=padded.to(self.model.device),
-            position_ids=position_ids,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state  # [R, N, D]
+        places = self.cache.places_of_trees(first, positions, trees)
+        hidden = self._read(first, [tree.ids for tree in trees], places)  # [R, N, D]
         return self._logprobs(torch.cat([row[: len(t.ids)] for t, row in zip(trees, hidden, strict=True)]), trees)
+
+    def _read(self, first: int, ids: Sequence[Sequence[int]], places: Places) -> Tensor:
+        """The final states [R, Q, D] of these tokens, padded on the right."""
+        longest = max(len(row) for row in ids)
+        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], dtype=torch.long)
+        selection = self.sites.select(first, len(ids))
+
+        def step(
+            ids: Tensor, at: Tensor, mask: Tensor, into: Tensor, first: Tensor, runs: Tensor, *given: Tensor
+        ) -> Any:
+            self.cache.begin(into, slice(first, first + ids.shape[0]), mask.shape[-1])
+            selection.activate(given)
+            with reading([tuple(run) for run in runs]):
+                return self.model.base_model(
+                    input_ids=ids, position_ids=at, attention_mask=mask, past_key_values=self.cache, use_cache=True
+                ).last_hidden_state  # [R, Q, D]
+
+        # transformers attends to one new token a row by other operations than to several.
+        key = (longest == 1, len(places.runs), selection.form)
+        states: Tensor = self.traces.run(key, step, [padded.to(self.model.device), *places, *selection.tensors])
+        return states
 
     def _logprobs(self, hidden: Tensor, trees: Sequence[Tree]) -> list[list[float]]:
         """Of the trees' edges, from the final states of all their tokens [N, D]; a slice of [N, V] at a time."""
@@ -166,35 +189,58 @@ class Runner:
         return logits
 
     def _check(self, expected: Tensor, logits: Callable[[], Tensor]) -> None:
+        """Raises ValueError with the reason when they differ, or cannot be had."""
         try:
             got = logits()
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise self._refusal(f"it does not read its past from slots: {error}") from error
+            raise ValueError(f"it does not read its past from slots: {error}") from error
         distance = float((got - expected).abs().max()) / (float(expected.abs().max()) + 1)
         if not distance <= (1e-3 if self.model.dtype == torch.float32 else 5e-2):
-            raise self._refusal(f"its logits differ from the model's own by {distance:.2g}")
+            raise ValueError(f"its logits differ from the model's own by {distance:.2g}")
 
     def _logits_in_parts(self) -> Tensor:
         """[V] after the same tokens, read in two parts."""
         self.forward(0, [_PROBE[:4]], [0], wants_logits=False)
-        logits = self.forward(0, [_PROBE[4:]], [4]).logits
+        self.forward(0, [_PROBE[4:6]], [4], wants_logits=False)
+        logits = self._step(_PROBE[6:], [6])
         self.cache.fill(0, 0.0)
-        if logits is None:
-            raise ValueError("there are no logits")
         return logits[0]
 
     @torch.inference_mode()
-    def _logits_in_steps(self, steps: Steps) -> Tensor:
-        """[V], the last of the tokens read in steps; of more than one row where there are slots, and of padding."""
+    def _logits_in_steps(self, step: Callable[[list[int], list[int]], Tensor]) -> Tensor:
+        """[V], the last of the tokens read in steps; of more than one row where there are slots, and of padding.
+        `step`: logits [R, V] after one token a row and its position."""
         n_rows = min(3, self.cache.n_slots)
         self.forward(0, [_PROBE[:4]], [0], wants_logits=False)
         for at in range(4, len(_PROBE)):
-            _, logits = steps.run([_PROBE[at]] * n_rows, [at] * n_rows)
+            logits = step([_PROBE[at]] * n_rows, [at] * n_rows)
         for slot in range(n_rows):
             self.cache.fill(slot, 0.0)
         return logits[0]
+
+    def _trace(self, expected: Tensor) -> None:
+        """From now on forwards are replayed, unless that gives other logits."""
+        self.traces = Graphs(TraceCapture(self._held), limit=MOST_TRACES, after=1, is_lasting=True)
+        try:
+            self._check(expected, self._logits_in_parts)
+            self._check(expected, lambda: self._logits_in_steps(self._step))
+            self.traces.after = TRACED_AFTER
+        except ValueError as error:
+            logger.warning("forwards of %s are not traced: %s", self._name, error)
+            self.traces = Graphs(None)
+
+    def _step(self, ids: list[int], positions: list[int]) -> Tensor:
+        logits = self.forward(0, [[token] for token in ids], positions).logits
+        if logits is None:
+            raise ValueError("there are no logits")
+        return logits
+
+    def _held(self) -> tuple[list[Tensor], list[Any]]:
+        stores = [store for layer in self.cache.layers for store in (layer.flat_keys, layer.flat_values)]
+        packed = self.packs.packed if self.packs is not None else []
+        return [*self.model.parameters(), *self.model.buffers(), *stores], packed
 
     def _refusal(self, reason: str) -> ModelError:
         return ModelError(

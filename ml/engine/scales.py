@@ -43,14 +43,14 @@ class Scales:
         self._factors[slot] = factors
         self.slots.add(slot)
 
-    def use(self, first: int, n_rows: int) -> None:
-        """Prepares the forwards over slots `first` … `first + n_rows - 1`."""
-        rows = slice(first, first + n_rows)
+    def select(self, first: int, n_rows: int) -> Tensor | None:
+        """What forwards over slots `first` … `first + n_rows - 1` need: [R, 1, F]; None where no row has scales."""
         is_needed = any(first <= slot < first + n_rows for slot in self.slots)
-        self._active = self._factors[rows, None] if is_needed and self._factors is not None else None  # [R, 1, F]
+        return self._factors[first : first + n_rows, None] if is_needed and self._factors is not None else None
 
-    def idle(self) -> None:
-        self._active = None
+    def activate(self, factors: Tensor | None) -> None:
+        """The next forwards go by these; None: nothing is multiplied."""
+        self._active = factors
 
     def times(self, x: Tensor) -> Tensor:
         """x [R, Q, F] times each row's factors."""

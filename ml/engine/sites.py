@@ -7,10 +7,12 @@ are equal to the bit beside rows with one; `remove` gives the layers their own c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from functools import cache
+from itertools import islice
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ml.engine.lora import Delta, LowRank, Plan, plan_of
@@ -42,21 +44,54 @@ class Site:
         for side, scales in (("inputs", self.inputs), ("outputs", self.outputs)):
             scales.set(slot, change.factors if isinstance(change, Scale) and change.side == side else None)
 
-    def use(self, first: int, n_rows: int, plan_of: Callable[[tuple[int, ...]], Plan | None]) -> None:
-        self.adding = self.low_rank
-        self.inputs.use(first, n_rows)
-        self.low_rank.use(first, n_rows, plan_of)
-        self.outputs.use(first, n_rows)
-
     def idle(self) -> None:
         self.adding = self.low_rank
         for part in (self.inputs, self.low_rank, self.outputs):
-            part.idle()
+            part.activate(None)
 
     @property
     def slots(self) -> Set[int]:
         """Those that have a change."""
         return {*self.inputs.slots, *self.low_rank.entry_of, *self.outputs.slots}
+
+
+class Selection:
+    """What the sites do in forwards over certain slots, told apart from the tensors that they do it with."""
+
+    def __init__(self, sites: Mapping[str, Site], first: int, n_rows: int, device: torch.device) -> None:
+        plans: dict[tuple[int, ...], Plan | None] = {}
+
+        def plan(entries: tuple[int, ...]) -> Plan | None:
+            if entries not in plans:
+                plans[entries] = plan_of(entries, device)
+            return plans[entries]
+
+        selected: list[tuple[Tensor | None, tuple[Plan, Tensor, Tensor] | None, Tensor | None]] = []
+        for site in sites.values():
+            delta = site.low_rank.select(first, n_rows, plan)
+            selected.append((site.inputs.select(first, n_rows), delta, site.outputs.select(first, n_rows)))
+        used = [one for one in plans.values() if one is not None]
+        self._sizes = [len(one.tensors) for one in used]
+        self._parts: list[tuple[Site, bool, int | None, bool]] = []
+        names = []
+        self.tensors = [tensor for one in used for tensor in one.tensors]
+        for (name, site), (inputs, delta, outputs) in zip(sites.items(), selected, strict=True):
+            if inputs is None and delta is None and outputs is None:
+                continue
+            names.append(name)
+            self._parts.append((site, inputs is not None, used.index(delta[0]) if delta else None, outputs is not None))
+            self.tensors += [one for one in (inputs, *(delta[1:] if delta else ()), outputs) if one is not None]
+        self.form: Hashable = (*self._sizes, *zip(names, (part[1:] for part in self._parts), strict=True))
+        """Equal where the same operations are done, whatever the rows and ranks."""
+
+    def activate(self, tensors: Sequence[Tensor]) -> None:
+        """The next forwards go by these tensors, in the order of `self.tensors`."""
+        given = iter(tensors)
+        plans = [tuple(islice(given, n)) for n in self._sizes]
+        for site, has_inputs, plan, has_outputs in self._parts:
+            site.inputs.activate(next(given) if has_inputs else None)
+            site.low_rank.activate(None if plan is None else (plans[plan], next(given), next(given)))
+            site.outputs.activate(next(given) if has_outputs else None)
 
 
 @cache
@@ -93,7 +128,7 @@ class SiteBank:
         """By slot, of those that have changes."""
         self.version = 0
         """Another one after each change of `rows`."""
-        self._used: tuple[int, int] | None = (0, 0)
+        self._selected: tuple[tuple[int, int], Selection] | None = None
 
     def _site(self, name: str) -> Site:
         if name not in self.by_name:
@@ -117,7 +152,7 @@ class SiteBank:
         if wanted:
             self.rows[slot] = wanted
         if had or wanted:
-            self._used = None
+            self._selected = None
             self.version += 1
 
     def copy(self, copy: Copy) -> None:
@@ -126,19 +161,18 @@ class SiteBank:
         if copy.swap:
             self.set(copy.source, target)
 
-    def use(self, first: int, n_rows: int) -> None:
-        if self._used == (first, n_rows):
-            return
-        plans = cache(lambda entries: plan_of(entries, self._model.device))
-        for site in self.by_name.values():
-            site.use(first, n_rows, plans)
-        self._used = (first, n_rows)
+    def select(self, first: int, n_rows: int) -> Selection:
+        """What forwards over these slots do; it has to be activated in each."""
+        if self._selected is None or self._selected[0] != (first, n_rows):
+            self.idle()
+            self._selected = (first, n_rows), Selection(self.by_name, first, n_rows, self._model.device)
+        return self._selected[1]
 
     def idle(self) -> None:
         """The next forward is the plain model's, e.g. for computing a prefix."""
         for site in self.by_name.values():
             site.idle()
-        self._used = None
+        self._selected = None
 
     def remove(self) -> None:
         """Gives the model's layers their own classes back."""

@@ -72,9 +72,10 @@ class Stacks:
         for name in names:
             self._by_name[name].use(n_groups, rank)
             self._bank.by_name[name].adding = self._by_name[name]
+        n_rows = self._of[2] if self._of else 0
         for site in self._bank.by_name.values():
-            site.inputs.use(0, self._of[2] if self._of else 0)
-            site.outputs.use(0, self._of[2] if self._of else 0)
+            for scales in (site.inputs, site.outputs):
+                scales.activate(scales.select(0, n_rows))
 
     def _arrange(self, rows: Sequence[Changes], n_rows: int) -> None:
         is_one = all(row is rows[0] for row in rows)

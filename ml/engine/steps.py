@@ -73,7 +73,7 @@ class Steps:
         """What a graph holds: nothing here looks at a tensor's values."""
         ids, positions, slots = self._given[:n_rows].split(1, dim=1)  # [R, 1]
         into = (slots * self._cache.n_kv_heads + self._heads) * self._cache.columns + positions  # [R, H]
-        self._cache.begin_step(into.clamp(max=self._cache.nowhere).flatten(), n_rows, width)
+        self._cache.begin(into.clamp(max=self._cache.nowhere).flatten(), slice(0, n_rows), width)
         self._stacks.activate()
         with reading_by(self.reader):
             states = self._model.base_model(

@@ -8,7 +8,7 @@ import torch
 import ml.engine.attention as attention
 from ml.backbone import load_backbone
 from ml.data.chat import prompt_ids
-from ml.engine.attention import NAME, reading, runs_of
+from ml.engine.attention import NAME, even, reading, runs_of
 from ml.engine.runner import Runner
 from tests.ml.engine.conftest import request_of, run
 from tests.ml.tiny import SHAPES, save_tiny
@@ -50,6 +50,13 @@ def test_runs_cover_every_row_with_all_its_columns_and_spare_more_than_they_cost
         assert read + attention.SPARED * (len(runs) - 1) <= 12 * max(widths)
 
 
+def test_runs_are_a_power_of_two_where_rows_allow_it():
+    assert even([(0, 4, 64), (4, 5, 1504), (5, 6, 64)]) == [(0, 2, 64), (2, 4, 64), (4, 5, 1504), (5, 6, 64)]
+    assert even([(0, 8, 16)]) == [(0, 8, 16)] and even([]) == []
+    singles = [(n, n + 1, 64 * n) for n in range(5)]
+    assert even(singles) == singles and len(even([*singles, (5, 20, 16)])) == 8
+
+
 def test_no_rows_have_no_runs():
     assert runs_of([]) == []
 
@@ -58,7 +65,7 @@ def test_no_rows_have_no_runs():
 def test_a_step_in_runs_has_the_logits_of_each_row_alone(shape, tmp_path, monkeypatch, widths_read):
     monkeypatch.setattr(attention, "SPARED", 0)
     backbone = load_backbone(save_tiny(tmp_path / shape, shape))
-    runner, lengths = Runner(backbone, n_slots=4, length=200), [3, 150, 20, 90]
+    runner, lengths = Runner(backbone, n_slots=4, length=200, is_traced=False), [3, 150, 20, 90]
     torch.manual_seed(1)
     texts = [torch.randint(3, 300, (n + 1,)).tolist() for n in lengths]
     for slot, text in enumerate(texts):
@@ -85,10 +92,10 @@ def test_answers_are_the_same_when_every_row_is_a_run_of_its_own(zoo, make_engin
 
 
 def test_prompts_are_read_whole(tiny_llama_dir, widths_read):
-    runner = Runner(load_backbone(tiny_llama_dir), n_slots=2, length=100)
+    runner = Runner(load_backbone(tiny_llama_dir), n_slots=2, length=100, is_traced=False)
     widths_read.clear()
     runner.forward(0, [[5, 6, 7], [8, 9]], [60, 0])
-    assert runner.cache.runs == [] and set(widths_read) == {(2, 64)}
+    assert set(widths_read) == {(2, 64)}
 
 
 def test_only_the_forward_inside_reads_in_runs():

@@ -12,11 +12,11 @@ class Noted:
     def __init__(self, fails_at: int = 0) -> None:
         self.n, self._fails_at = 0, fails_at
 
-    def __call__(self, step):
+    def __call__(self, step, inputs):
         self.n += 1
         if self.n == self._fails_at:
             raise RuntimeError("operation not permitted when stream is capturing")
-        return lambda: f"replayed {step()}"
+        return lambda *inputs: f"replayed {step(*inputs)}"
 
 
 def test_a_step_is_captured_when_it_comes_again():
@@ -41,6 +41,26 @@ def test_the_graph_used_longest_ago_goes_first():
     assert len(graphs) == 2 and capture.n == 3
     assert graphs.run("a", lambda: "step") == "replayed step"
     assert graphs.run("b", lambda: "step") == "step"
+
+
+def test_where_graphs_are_lasting_none_goes_and_the_rest_is_run_as_it_is():
+    capture = Noted()
+    graphs = Graphs(capture, limit=2, after=1, is_lasting=True)
+    found = [graphs.run(name, lambda: "step") for name in "abccab"]
+    assert found == ["replayed step", "replayed step", "step", "step", "replayed step", "replayed step"]
+    assert len(graphs) == capture.n == 2
+
+
+def test_a_step_has_to_come_as_often_as_was_asked_for():
+    graphs = Graphs(Noted(), after=3)
+    assert [graphs.run("key", lambda: "step") for _ in range(4)] == ["step", "step", *["replayed step"] * 2]
+
+
+def test_a_replay_is_given_the_inputs_at_hand():
+    graphs = Graphs(Noted())
+    assert [graphs.run("key", lambda n: f"step {n}", [n]) for n in range(3)] == [
+        "step 0", "replayed step 1", "replayed step 2"
+    ]  # fmt: skip
 
 
 def test_after_clearing_everything_is_captured_anew():

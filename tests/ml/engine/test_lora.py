@@ -35,9 +35,16 @@ def low_rank(monkeypatch) -> LowRank:
     return found
 
 
+def select(low_rank: LowRank, first: int, n_rows: int) -> torch.Tensor | None:
+    """Prepares forwards over these slots; A [G, r, I] that they read."""
+    selected = low_rank.select(first, n_rows, lambda entries: plan_of(entries, CPU))
+    low_rank.activate(None if selected is None else (selected[0].tensors, *selected[1:]))
+    return None if selected is None else selected[1]
+
+
 def added(low_rank: LowRank, first: int, n_rows: int, n_tokens: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """x, and what the layer adds to it."""
-    low_rank.use(first, n_rows, lambda entries: plan_of(entries, CPU))
+    select(low_rank, first, n_rows)
     x = torch.randn(n_rows, n_tokens, N_IN, generator=torch.Generator().manual_seed(9))
     y = torch.zeros(n_rows, n_tokens, N_OUT + 3)  # a part of a larger product, as of packed layers
     found = low_rank.add(x, y[..., :N_OUT])
@@ -70,9 +77,7 @@ def test_rows_of_one_adapter_share_an_entry_that_is_read_once(low_rank):
     for slot, kind in enumerate([1, 2, 1, 1, 2]):
         low_rank.set(slot, DELTAS[kind])
     assert low_rank.n_written == 2 and set(low_rank.entry_of.values()) == {0, 1}
-    low_rank.use(0, 5, lambda entries: plan_of(entries, CPU))
-    _, a, _ = low_rank._active
-    assert len(a) == 2
+    assert len(select(low_rank, 0, 5)) == 2
 
 
 def test_a_row_that_moves_takes_its_adapter_along_without_a_copy(low_rank):
@@ -114,24 +119,23 @@ def test_few_entries_left_far_apart_move_together(low_rank):
         low_rank.set(slot, DELTAS[1 + slot])
     for slot in (0, 1, 2, 4):
         low_rank.set(slot, None)
-    low_rank.use(0, 6, lambda entries: plan_of(entries, CPU))
-    _, a, _ = low_rank._active
-    assert len(a) == 2 and low_rank.n_written == 6
+    assert len(select(low_rank, 0, 6)) == 2 and low_rank.n_written == 6
     check(low_rank, {3: DELTAS[4], 5: DELTAS[6]}, 0, 6)
 
 
-def test_rows_in_order_are_views_and_nothing_is_gathered():
-    plan = plan_of([-1, 4, 5, 6, -1], CPU)
-    assert plan.rows == slice(1, 4) == plan.targets and plan.entries == slice(4, 7) and plan.sources is None
+@pytest.mark.parametrize("entries", [[4, 5, 6], [2, 2, 2], [1, 1, 2, 2]])
+def test_where_all_rows_are_in_the_order_of_their_adapters_nothing_is_gathered(entries):
+    plan = plan_of(entries, CPU)
+    assert plan.tensors == () and plan.entries == slice(entries[0], entries[-1] + 1)
 
 
 def test_rows_apart_are_added_where_they_are_in_the_order_of_their_adapters():
-    plan = plan_of([0, -1, 1, 0, -1, 1], CPU)
-    assert plan.rows.tolist() == plan.targets.tolist() == [0, 3, 2, 5] and plan.sources is None
+    rows, targets, sources = plan_of([0, -1, 1, 0, -1, 1, 1], CPU).tensors
+    assert rows.tolist() == [0, 3, 0, 2, 5, 6] and targets.tolist() == [0, 3, 2, 5, 6]
+    assert sources.tolist() == [0, 1, 3, 4, 5]
 
 
 def test_without_adapters_there_is_no_plan(low_rank):
     assert plan_of([-1, -1], CPU) is None
     x, y = torch.randn(2, 1, N_IN), torch.randn(2, 1, N_OUT)
-    low_rank.use(0, 2, lambda entries: plan_of(entries, CPU))
-    assert low_rank.add(x, y) is y
+    assert select(low_rank, 0, 2) is None and low_rank.add(x, y) is y

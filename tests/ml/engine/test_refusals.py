@@ -226,12 +226,12 @@ def test_an_empty_prompt_and_a_full_queue_are_refused(zoo, make_engine, ids):
 def test_a_model_whose_logits_would_differ_is_refused_at_the_start(make_engine, monkeypatch):
     from ml.engine.cache import SlotCache
 
-    begin = SlotCache.begin
+    places = SlotCache.places
 
     def shifted(self, first, positions, n_new):
-        position_ids, mask = begin(self, first, positions, n_new)
-        return position_ids + torch.arange(position_ids.shape[1]), mask
+        found = places(self, first, positions, n_new)
+        return found._replace(at=found.at + torch.arange(found.at.shape[1]))
 
-    monkeypatch.setattr(SlotCache, "begin", shifted)
+    monkeypatch.setattr(SlotCache, "places", shifted)
     with pytest.raises(ModelError, match="logits differ"):
         make_engine()

@@ -45,6 +45,7 @@ schedules = {
     "adapter_bytes": st.sampled_from([1, 30_000, 1 << 30]),
     "loads_every": st.integers(0, 5),
     "is_fixed": st.booleans(),
+    "is_traced": st.booleans(),
 }
 
 
@@ -109,6 +110,7 @@ def check_sharing(requests: Sequence[Request], events: Sequence[Event]) -> None:
 def check_schedule(zoo, make_engine, alone, given_arrivals, loads_every, **options) -> None:
     executor = LateExecutor() if loads_every else InlineExecutor()
     engine = make_engine(executor=executor, **options)
+    engine.runner.traces.after = 1
 
     def after_step(now: int) -> None:
         if loads_every and now % loads_every == 0:

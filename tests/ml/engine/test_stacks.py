@@ -149,7 +149,8 @@ def test_an_adapter_that_is_gone_is_not_kept_alive(case):
 def test_after_a_step_the_usual_forwards_go_by_their_own_matrices(case):
     case.put(1, 2)
     case.check(2, 2)
-    case.bank.use(1, 1)
+    selection = case.bank.select(1, 1)
+    selection.activate(selection.tensors)
     x = torch.randn(1, 3, N_IN)
     expected = x @ case.model.first.weight.T + x @ CHANGES[2]["first"].a.T @ CHANGES[2]["first"].b
     torch.testing.assert_close(case.model.first(x), expected, atol=1e-5, rtol=1e-5)

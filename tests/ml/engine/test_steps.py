@@ -6,7 +6,7 @@ addresses and shapes of one run, and its replay does these again, whatever Pytho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -27,7 +27,8 @@ from tests.ml.tiny import save_tiny
 READERS = {"mask": Masked, "flex": lambda: Flex(is_compiled=False)}
 
 
-def recorded(step: Callable[[], Any]) -> Callable[[], Any]:
+def recorded(step: Callable[[], Any], inputs: Sequence[torch.Tensor]) -> Callable[[], Any]:
+    assert not inputs
     return make_fx(step)()
 
 
@@ -121,7 +122,7 @@ def test_a_reader_that_does_not_work_here_makes_room_for_the_next(tiny_llama_dir
     monkeypatch.setattr("ml.engine.steps.readers_for", lambda _: {"absent": absent, "wrong": Wrong, "sdpa": Masked})
     runner = Runner(load_backbone(tiny_llama_dir), n_slots=2, length=40, is_fixed=True)
     assert runner.reads_by == "sdpa"
-    assert "no such kernel" in caplog.text and "attention by wrong: The engine cannot serve" in caplog.text
+    assert "no such kernel" in caplog.text and "attention by wrong: its logits differ" in caplog.text
 
 
 def test_without_a_reader_that_works_rows_decode_in_the_usual_way(tiny_llama_dir, monkeypatch, caplog):
@@ -133,7 +134,7 @@ def test_without_a_reader_that_works_rows_decode_in_the_usual_way(tiny_llama_dir
 
 def test_on_a_processor_steps_are_the_usual_ones_unless_asked_for(tiny_llama_dir):
     runner = Runner(load_backbone(tiny_llama_dir), n_slots=2, length=40)
-    assert runner.steps is None and runner.reads_by == "sdpa" and runner.n_graphs is None
+    assert runner.steps is None and runner.reads_by == "sdpa"
 
 
 def test_flash_attention_is_given_the_rows_up_to_their_lengths(monkeypatch):
