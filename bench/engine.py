@@ -80,6 +80,7 @@ class Bench:
         engine = Engine(self.backbone, artifact_folder=lambda sha: self.adapters.folder / sha, n_slots=n_slots,
                         length=1024)  # fmt: skip
         engine.stop_ids.clear()
+        engine.runner.traces.after = 1  # in the warm-up, not in what is measured
         return engine
 
     def decoding(self) -> dict[str, float]:

@@ -114,7 +114,7 @@ def running(folder: Path, models: Path, slots: int, length: int) -> Iterator[Pro
     var.mkdir()
     (var / "models").symlink_to(models.absolute(), target_is_directory=True)
     env = {**os.environ, "COLDFRAME_VAR": str(var), "PORT": str(port), "ENGINE_SLOTS": str(slots),
-           "ENGINE_LENGTH": str(length), "DEMO": "1"}  # fmt: skip
+           "ENGINE_LENGTH": str(length), "DEMO": "1", "DEMO_TRAINS": "0"}  # fmt: skip
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "manage.py", "up"], cwd=ROOT, env=env, stdout=log, stderr=log)
         product = Product(process, f"http://127.0.0.1:{port}", env)

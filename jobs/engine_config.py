@@ -24,6 +24,8 @@ class EngineConfig:
     """For adapters that change the model itself, each on a model of its own; all together."""
     is_packed: bool = True
     """On a CPU, weights are kept once more as its kernels read them fastest."""
+    is_traced: bool = True
+    """On a CPU, forwards that come often are replayed without Python."""
     threads: int = 0
     """Torch's threads; 0 means all cores."""
     drain_s: float = 60.0
@@ -56,7 +58,7 @@ def config_from_settings(base: str = "") -> EngineConfig:
     return EngineConfig(
         base=base or settings.BASE_MODEL, models_dir=Path(settings.MODELS_DIR), n_slots=settings.ENGINE_SLOTS,
         length=settings.ENGINE_LENGTH, own_bytes=settings.ENGINE_OWN_BYTES, threads=settings.ENGINE_THREADS,
-        is_packed=settings.ENGINE_PACKED, device=settings.ENGINE_DEVICE,
+        is_packed=settings.ENGINE_PACKED, is_traced=settings.ENGINE_TRACED, device=settings.ENGINE_DEVICE,
         quantization=settings.ENGINE_QUANTIZATION, drain_s=settings.ENGINE_DRAIN_S,
         production=artifacts_in_production,
         artifact_folder=lambda sha: path_of(f"artifacts/{sha}"), vllm=_vllm_from_settings(),

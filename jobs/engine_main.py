@@ -161,7 +161,7 @@ class EngineProcess:
         return Engine(
             backbone, artifact_folder=self._config.artifact_folder, n_slots=self._config.n_slots,
             length=self._config.length, own_bytes=self._config.own_bytes,
-            is_packed=self._config.is_packed,
+            is_packed=self._config.is_packed, is_traced=self._config.is_traced,
         )  # fmt: skip
 
     def _may_serve(self) -> bool:

@@ -27,7 +27,8 @@ BASE_MODELS = bases_of(config.base_models)
 BASE_MODEL = BASE_MODELS[0]
 EMBEDDING_MODEL = config.embedding_model
 ENGINE_SLOTS, ENGINE_LENGTH, ENGINE_THREADS = config.engine_slots, config.engine_length, config.engine_threads
-ENGINE_OWN_BYTES, ENGINE_PACKED = config.engine_own_mb * 1024 * 1024, config.engine_packed
+ENGINE_OWN_BYTES = config.engine_own_mb * 1024 * 1024
+ENGINE_PACKED, ENGINE_TRACED = config.engine_packed, config.engine_traced
 ENGINE_DEVICE, ENGINE_QUANTIZATION = config.engine_device, config.engine_quantization
 ENGINE_VLLM_URL, ENGINE_VLLM_KEY = config.engine_vllm_url, config.engine_vllm_key.strip()
 ENGINE_VLLM_LORAS, ENGINE_VLLM_PUBLIC = config.engine_vllm_loras, config.engine_vllm_public
@@ -35,7 +36,7 @@ ENGINE_DRAIN_S = config.engine_drain_s
 RUN_LEASE_S, RUN_NICE, RUN_MEMORY_BYTES = config.run_lease_s, config.run_nice, config.run_memory_mb * 1024 * 1024
 METRICS_TOKEN, HF_TOKEN = metrics_token_of(config), config.hf_token
 MAX_UPLOAD_BYTES = config.max_upload_mb * 1024 * 1024
-DEMO = config.demo
+DEMO, DEMO_TRAINS = config.demo, config.demo_trains
 
 INSTALLED_APPS = [
     "django.contrib.auth",

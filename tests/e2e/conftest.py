@@ -71,7 +71,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     var = tmp_path_factory.mktemp("product")
     (var / "models").symlink_to(ROOT / "var" / "models")
     port = _free_port()
-    environment = {**os.environ, "COLDFRAME_VAR": str(var), "PORT": str(port)}
+    environment = {**os.environ, "COLDFRAME_VAR": str(var), "PORT": str(port), "DEMO_TRAINS": "0"}
     for name in ("REDIS_URL", "CHROMA_URL", "DATABASE_URL", "STORAGE_URL", "DJANGO_SETTINGS_MODULE"):
         environment.pop(name, None)
     log = (var / "up.log").open("w+")

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 
 from webapp.context import DEMO_PASSWORD, DEMO_USER
-from webapp.models import Collection, Dataset, Membership, Prompt, Role, Team
+from webapp.models import Collection, Dataset, DatasetVersion, Membership, Prompt, Role, Team
 from webapp.services.collections import collection_create, documents_add
 from webapp.services.datasets import version_from_rows
 from webapp.services.models import models_sync
 from webapp.services.prompts import prompt_create
+from webapp.services.runs import training_submit
 
 DEMO_DIR = Path(__file__).resolve().parent.parent / "demo"
 LABELS = "outage, billing, moving, internet, meter, cancellation"
@@ -51,6 +53,11 @@ PROMPTS = (
 )
 
 
+TRAININGS = (("support-queue-lora", "lora"), ("support-queue-prompt", "prompt_tuning"))
+"""Adapter and technique, each in about a minute of two cores."""
+SHORT = {"steps": 40, "batch_size": 8, "eval_rows": 36, "eval_every": 20}
+
+
 def _people() -> tuple[Team, Any]:
     team, _ = Team.objects.get_or_create(slug="demo", defaults={"name": "Demo team"})
     users = get_user_model()
@@ -61,9 +68,9 @@ def _people() -> tuple[Team, Any]:
     return team, user
 
 
-def _seed_dataset(team: Team, user: Any) -> None:
+def _seed_dataset(team: Team, user: Any) -> DatasetVersion:
     lines = (DEMO_DIR / "support.jsonl").read_text(encoding="utf-8").splitlines()
-    version_from_rows(
+    return version_from_rows(
         team=team,
         user=user,
         name="support-queue",
@@ -75,6 +82,15 @@ def _seed_dataset(team: Team, user: Any) -> None:
             "completion": "{label}",
         },
     )
+
+
+def _train(team: Team, user: Any, version: DatasetVersion) -> None:
+    """The runs wait until the base model is there."""
+    for adapter, method in TRAININGS:
+        training_submit(
+            team=team, user=user, adapter=adapter, dataset_version_id=version.pk,
+            given={"method": method, "base": settings.BASE_MODEL, **SHORT},
+        )  # fmt: skip
 
 
 def _seed_collection(team: Team, user: Any) -> None:
@@ -90,8 +106,11 @@ def demo_seed() -> Iterator[str]:
     models_sync()
     team, user = _people()
     if not Dataset.objects.for_team(team).exists():
-        _seed_dataset(team, user)
-        yield "Demo dataset support-queue is being read."
+        version = _seed_dataset(team, user)
+        yield "Demo dataset support-queue was read."
+        if settings.DEMO_TRAINS:
+            _train(team, user, version)
+            yield f"Demo adapters {' and '.join(name for name, _ in TRAININGS)} will be trained."
     if not Collection.objects.for_team(team).exists():
         _seed_collection(team, user)
         yield "Demo collection court-opinions is being embedded."
