@@ -8,11 +8,9 @@ under one budget of bytes; the least recently used go first, the prefixes of pin
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from ml.backbone import Backbone
 from ml.engine.adapters import Adapter
@@ -42,19 +40,20 @@ class PrefixStore:
     def key_of(self, artifact: str, text: str = "") -> PrefixKey:
         return self._backbone.fingerprint, str(self._backbone.model.dtype), artifact, text
 
-    def of_adapter(self, adapter: Adapter) -> Tensor:
-        """The adapter's prefix; computed when it is not kept. The model must run without changes in its layers."""
-        if adapter.prefix is not None:
-            return adapter.prefix
-        if adapter.embeddings is None:
-            raise ValueError(f"an adapter of form {adapter.form} has no prefix")
+    def write(self, adapter: Adapter, slot: int, runner: Runner) -> None:
+        """Fills an empty slot's first columns with the adapter's prefix; it is computed there when it is not kept."""
         key = self.key_of(adapter.artifact)
-        if key not in self._kept:
-            self.put(key, self._compute(adapter.embeddings))
-            self.n_computed += 1
-        else:
+        if adapter.prefix is not None:
+            runner.write_prefix(slot, adapter.prefix)
+        elif adapter.embeddings is None:
+            raise ValueError(f"an adapter of form {adapter.form} has no prefix")
+        elif key in self._kept:
             self.n_found += 1
-        return self.get(key)
+            runner.write_prefix(slot, self.get(key))
+        else:
+            self.n_computed += 1
+            runner.compute_prefix(slot, adapter.embeddings)
+            self.put(key, runner.read_prefix(slot, adapter.prefix_tokens))
 
     def __contains__(self, key: PrefixKey) -> bool:
         return key in self._kept
@@ -87,13 +86,6 @@ class PrefixStore:
         kept = self._kept.get(self.key_of(adapter.artifact))
         return 0 if kept is None else kept.nbytes
 
-    def _compute(self, embeddings: Tensor) -> Tensor:
-        """One pass of the frozen model over the trained embeddings (Lester et al. 2021) gives their keys and values."""
-        model: Any = self._backbone.model
-        cache: Any = DynamicCache(config=model.config)
-        model.base_model(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True)
-        return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])
-
 
 class Prefixes:
     """What rows copy at admission instead of reading it."""
@@ -112,8 +104,7 @@ class Prefixes:
             kept = self.store.get(self._key(found.key))
             runner.write_prefix(row.slot, kept[:, :, :, : row.prefix_tokens + found.n_tokens])
         elif row.prefix_tokens:
-            runner.sites.idle()
-            runner.write_prefix(row.slot, self.store.of_adapter(row.adapter))
+            self.store.write(row.adapter, row.slot, runner)
         return found.n_tokens
 
     def keep(self, row: Row, runner: Runner) -> None:

@@ -113,7 +113,7 @@ class Runner:
         longest = max(n_new)
         if self.steps is not None and first == 0 and longest == 1 and wants_logits:
             return Pass(*self.steps.run([row[0] for row in ids], positions))
-        states = self._read(first, ids, self.cache.places(first, positions, n_new))
+        states = self._read(first, self._padded(ids), self.cache.places(first, positions, n_new))
         if not wants_logits:
             return Pass(states, None)
         hidden = states
@@ -127,28 +127,37 @@ class Runner:
         """Log probability of each edge of trees[r], read behind column positions[r] of slot first + r. What is read
         stays behind the row's own columns, which end where they ended."""
         places = self.cache.places_of_trees(first, positions, trees)
-        hidden = self._read(first, [tree.ids for tree in trees], places)  # [R, N, D]
+        hidden = self._read(first, self._padded([tree.ids for tree in trees]), places)  # [R, N, D]
         return self._logprobs(torch.cat([row[: len(t.ids)] for t, row in zip(trees, hidden, strict=True)]), trees)
 
-    def _read(self, first: int, ids: Sequence[Sequence[int]], places: Places) -> Tensor:
-        """The final states [R, Q, D] of these tokens, padded on the right."""
+    @torch.inference_mode()
+    def compute_prefix(self, slot: int, embeddings: Tensor) -> None:
+        """Reads trained embeddings [p, D] into an empty slot (Lester et al. 2021)."""
+        self._read(slot, embeddings[None], self.cache.places(slot, [0], [len(embeddings)]), what="inputs_embeds")
+
+    def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """[R, Q], padded on the right."""
         longest = max(len(row) for row in ids)
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], dtype=torch.long)
-        selection = self.sites.select(first, len(ids))
+        return padded.to(self.model.device)
+
+    def _read(self, first: int, tokens: Tensor, places: Places, *, what: str = "input_ids") -> Tensor:
+        """The final states [R, Q, D] of `tokens`: ids [R, Q] or embeddings [R, Q, D]."""
+        selection = self.sites.select(first, len(tokens))
 
         def step(
-            ids: Tensor, at: Tensor, mask: Tensor, into: Tensor, first: Tensor, runs: Tensor, *given: Tensor
+            tokens: Tensor, at: Tensor, mask: Tensor, into: Tensor, first: Tensor, runs: Tensor, *given: Tensor
         ) -> Any:
-            self.cache.begin(into, slice(first, first + ids.shape[0]), mask.shape[-1])
+            self.cache.begin(into, slice(first, first + tokens.shape[0]), mask.shape[-1])
             selection.activate(given)
             with reading([tuple(run) for run in runs]):
                 return self.model.base_model(
-                    input_ids=ids, position_ids=at, attention_mask=mask, past_key_values=self.cache, use_cache=True
+                    **{what: tokens}, position_ids=at, attention_mask=mask, past_key_values=self.cache, use_cache=True
                 ).last_hidden_state  # [R, Q, D]
 
         # transformers attends to one new token a row by other operations than to several.
-        key = (longest == 1, len(places.runs), selection.form)
-        states: Tensor = self.traces.run(key, step, [padded.to(self.model.device), *places, *selection.tensors])
+        key = (what, tokens.shape[1] == 1, len(places.runs), selection.form)
+        states: Tensor = self.traces.run(key, step, [tokens, *places, *selection.tensors])
         return states
 
     def _logprobs(self, hidden: Tensor, trees: Sequence[Tree]) -> list[list[float]]:

@@ -169,7 +169,7 @@ class SiteBank:
         return self._selected[1]
 
     def idle(self) -> None:
-        """The next forward is the plain model's, e.g. for computing a prefix."""
+        """Forwards are the plain model's until something else is activated."""
         for site in self.by_name.values():
             site.idle()
         self._selected = None
