@@ -105,11 +105,6 @@ class Packs:
     def n_bytes(self) -> int:
         return sum(pack.n_bytes for pack in set(self.by_name.values()))
 
-    @property
-    def packed(self) -> list[Any]:
-        """The weights as FBGEMM keeps them."""
-        return [pack.packed for pack in set(self.by_name.values())]
-
     def remove(self) -> None:
         """Gives the model's layers their own classes back."""
         for name in self.by_name:
@@ -117,6 +112,12 @@ class Packs:
             module.__class__ = type(module).__mro__[1]
             del module.coldframe_pack
         self.by_name.clear()
+
+
+def packed_weights(model: Any) -> list[Any]:
+    """Those that the model's layers go by, as FBGEMM keeps them; by whomever they were packed."""
+    packs: set[Pack] = {module.coldframe_pack[0] for module in model.modules() if hasattr(module, "coldframe_pack")}
+    return [pack.packed for pack in packs]
 
 
 def _weight_of(module: Any) -> Tensor:

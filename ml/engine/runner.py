@@ -20,7 +20,7 @@ from ml.engine.attention import NAME, reading, use_runs
 from ml.engine.cache import Places, SlotCache, usable_length
 from ml.engine.choices import Tree
 from ml.engine.graphs import Graphs
-from ml.engine.packed import Packs
+from ml.engine.packed import Packs, packed_weights
 from ml.engine.sites import SiteBank
 from ml.engine.slots import Copy
 from ml.engine.steps import Steps, choose_steps
@@ -248,8 +248,7 @@ class Runner:
 
     def _held(self) -> tuple[list[Tensor], list[Any]]:
         stores = [store for layer in self.cache.layers for store in (layer.flat_keys, layer.flat_values)]
-        packed = self.packs.packed if self.packs is not None else []
-        return [*self.model.parameters(), *self.model.buffers(), *stores], packed
+        return [*self.model.parameters(), *self.model.buffers(), *stores], packed_weights(self.model)
 
     def _refusal(self, reason: str) -> ModelError:
         return ModelError(

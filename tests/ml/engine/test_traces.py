@@ -166,3 +166,9 @@ def test_a_trace_forgets_where_its_operations_came_from():
         replay = TraceCapture(lambda: ([], []))(step, [torch.ones(3)])
     assert torch.equal(replay(torch.arange(4.0)), torch.tensor([1.0, 3.0, 5.0, 7.0]))
     assert all(node.sourceRange() == "" for node in kept[0].graph.nodes())
+
+
+def test_a_second_engine_over_a_packed_model_traces_as_well(tiny_llama_dir):
+    backbone = load_backbone(tiny_llama_dir)
+    first, second = (Runner(backbone, n_slots=2, length=60, is_packed=True) for _ in range(2))
+    assert first.packs.by_name and not second.packs.by_name and second.n_graphs == 2
