@@ -36,6 +36,11 @@ def test_the_adapters_learn_the_demo_data_on_the_base_model(settings: Any) -> No
         assert run.spec["base"] == settings.BASE_MODEL and run.spec["dataset_sha256"] == version.sha256
 
 
+def test_the_collection_does_not_wait_for_the_trainings() -> None:
+    list(demo.demo_seed())
+    assert Run.objects.get(kind=Run.Kind.INGEST).pk < min(run.pk for run in trainings())
+
+
 def test_nothing_is_trained_where_that_is_switched_off(settings: Any) -> None:
     settings.DEMO_TRAINS = False
     lines = list(demo.demo_seed())

@@ -105,12 +105,10 @@ def demo_seed() -> Iterator[str]:
     """Makes what is missing and yields a line for each thing made."""
     models_sync()
     team, user = _people()
-    if not Dataset.objects.for_team(team).exists():
+    is_new = not Dataset.objects.for_team(team).exists()
+    if is_new:
         version = _seed_dataset(team, user)
         yield "Demo dataset support-queue was read."
-        if settings.DEMO_TRAINS:
-            _train(team, user, version)
-            yield f"Demo adapters {' and '.join(name for name, _ in TRAININGS)} will be trained."
     if not Collection.objects.for_team(team).exists():
         _seed_collection(team, user)
         yield "Demo collection court-opinions is being embedded."
@@ -118,3 +116,6 @@ def demo_seed() -> Iterator[str]:
         for prompt in PROMPTS:
             prompt_create(team=team, user=user, **prompt)
         yield f"{len(PROMPTS)} demo prompts were made."
+    if is_new and settings.DEMO_TRAINS:
+        _train(team, user, version)  # last: the collection is embedded in seconds and does not wait for this
+        yield f"Demo adapters {' and '.join(name for name, _ in TRAININGS)} will be trained."
