@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ml.engine.graphs import Step
+from ml.threads import helper_threads
 
 
 class _Traced(nn.Module):
@@ -42,11 +43,9 @@ class TraceCapture:
         self._held = held
 
     def __call__(self, step: Step, inputs: Sequence[Tensor]) -> Step:
-        with warnings.catch_warnings():
-            # That it is deprecated, and every number that stays as it is: ml.engine.runner checks what comes out.
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(_Traced(step, *self._held()), tuple(inputs), check_trace=False)
-        _forget_sources(traced.graph)
+        # In a thread whose stack is short: each operation is noted with the whole of it, which takes half of the time.
+        with helper_threads(1, "trace") as thread:
+            traced = thread.submit(self._trace, step, inputs).result()
 
         def replay(*inputs: Tensor) -> Any:
             # Else it is compiled anew for sizes that come often.
@@ -55,9 +54,18 @@ class TraceCapture:
 
         return replay
 
+    @torch.inference_mode()
+    def _trace(self, step: Step, inputs: Sequence[Tensor]) -> Any:
+        with warnings.catch_warnings():
+            # That it is deprecated, and every number that stays as it is: ml.engine.runner checks what comes out.
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(_Traced(step, *self._held()), tuple(inputs), check_trace=False)
+        _forget_sources(traced.graph)
+        return traced
+
 
 def _forget_sources(graph: Any) -> None:
-    """Each operation has kept the whole Python stack that it came from, as text: 60 MB for 30 layers."""
+    """Each operation has kept the whole Python stack that it came from, as text: tens of MB."""
     nothing = graph.create("prim::Constant")
     for node in graph.nodes():
         node.copyMetadata(nothing)
