@@ -53,11 +53,6 @@ PROMPTS = (
 )
 
 
-TRAININGS = (("support-queue-lora", "lora"), ("support-queue-prompt", "prompt_tuning"))
-"""Adapter and technique, each in about a minute of two cores."""
-SHORT = {"steps": 40, "batch_size": 8, "eval_rows": 36, "eval_every": 20}
-
-
 def _people() -> tuple[Team, Any]:
     team, _ = Team.objects.get_or_create(slug="demo", defaults={"name": "Demo team"})
     users = get_user_model()
@@ -84,13 +79,16 @@ def _seed_dataset(team: Team, user: Any) -> DatasetVersion:
     )
 
 
-def _train(team: Team, user: Any, version: DatasetVersion) -> None:
-    """The runs wait until the base model is there."""
-    for adapter, method in TRAININGS:
+def _train(team: Team, user: Any, version: DatasetVersion) -> list[str]:
+    """Adapters whose runs, of one or two minutes each, wait until the base model is there."""
+    trainings = json.loads((DEMO_DIR / "trainings.json").read_text(encoding="utf-8"))
+    names = [training.pop("adapter") for training in trainings]
+    for name, training in zip(names, trainings, strict=True):
         training_submit(
-            team=team, user=user, adapter=adapter, dataset_version_id=version.pk,
-            given={"method": method, "base": settings.BASE_MODEL, **SHORT},
+            team=team, user=user, adapter=name, dataset_version_id=version.pk,
+            given={"base": settings.BASE_MODEL, **training},
         )  # fmt: skip
+    return names
 
 
 def _seed_collection(team: Team, user: Any) -> None:
@@ -117,5 +115,5 @@ def demo_seed() -> Iterator[str]:
             prompt_create(team=team, user=user, **prompt)
         yield f"{len(PROMPTS)} demo prompts were made."
     if is_new and settings.DEMO_TRAINS:
-        _train(team, user, version)  # last: the collection is embedded in seconds and does not wait for this
-        yield f"Demo adapters {' and '.join(name for name, _ in TRAININGS)} will be trained."
+        names = _train(team, user, version)  # last: the collection is embedded in seconds and does not wait for this
+        yield f"Demo adapters {' and '.join(names)} will be trained."
