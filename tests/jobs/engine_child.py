@@ -57,6 +57,7 @@ def main() -> int:
             length=512, threads=1, drain_s=args.drain, redis_url=args.redis_url, messages=ListedMessages(args.failures),
             vllm=VllmConfig(url=args.vllm) if args.vllm else None,
             device=args.device, quantization=args.quantization,
+            is_traced=False,  # answers take long enough for a test to meet them in the middle
         )
     )  # fmt: skip
     process.listen()
