@@ -214,7 +214,7 @@ def make_engine(tiny_llama_dir: Path, zoo: Zoo) -> Callable[..., Engine]:
     def make(**changes: Any) -> Engine:
         values: dict[str, Any] = {
             "artifact_folder": lambda sha: zoo.folder / sha, "n_slots": 4, "length": 128, "prefill_tokens": 24,
-            "executor": InlineExecutor(),
+            "executor": InlineExecutor(), "is_traced": False,  # test_traces has them; a start takes longer
         }  # fmt: skip
         return Engine(load_backbone(tiny_llama_dir), **{**values, **changes})
 

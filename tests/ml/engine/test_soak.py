@@ -89,7 +89,12 @@ class Soak:
 @pytest.fixture
 def soak(broken_zoo, make_engine) -> Soak:
     engine = make_engine(
-        n_slots=16, own_bytes=4 * ROOM_FOR_ONE, prefix_bytes=200_000, adapter_bytes=60_000, min_shared_tokens=12
+        n_slots=16,
+        own_bytes=4 * ROOM_FOR_ONE,
+        prefix_bytes=200_000,
+        adapter_bytes=60_000,
+        min_shared_tokens=12,
+        is_traced=True,
     )
     engine.runner.traces.after = 1  # what is traced stays: in the first requests, not in later ones
     return Soak(engine, broken_zoo)

@@ -97,7 +97,7 @@ def test_a_trace_serves_other_adapters_ranks_and_rows(make_pair):
 
 
 def test_rows_of_every_form_together_have_the_logits_of_peft(zoo, make_engine, seen_logits):
-    engine = make_engine(n_slots=5)
+    engine = make_engine(n_slots=5, is_traced=True)
     engine.runner.traces.after = 1
     check_answers(zoo, engine, seen_logits, SHARED)
     check_answers(zoo, engine, seen_logits, SHARED[::-1])
@@ -105,7 +105,7 @@ def test_rows_of_every_form_together_have_the_logits_of_peft(zoo, make_engine, s
 
 
 def test_what_comes_seldom_is_not_traced(zoo, make_engine, seen_logits):
-    engine = make_engine()
+    engine = make_engine(is_traced=True)
     before = len(engine.runner.traces)
     check_answers(zoo, engine, seen_logits, ["lora", "plain"])
     assert len(engine.runner.traces) == before == 2
@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_traced_is_run_as_it_is(zoo, make_engine, seen_lo
         raise RuntimeError("tracing is gone")
 
     monkeypatch.setattr(TraceCapture, "__call__", refuse)
-    engine = make_engine()
+    engine = make_engine(is_traced=True)
     assert engine.runner.n_graphs is None and "tracing is gone" in caplog.text
     check_answers(zoo, engine, seen_logits, SHARED)
 
@@ -130,7 +130,7 @@ def test_a_trace_that_would_answer_otherwise_is_not_used(zoo, make_engine, seen_
         return lambda ids, at, *others: replay(ids, torch.zeros_like(at), *others)
 
     monkeypatch.setattr(TraceCapture, "__call__", stuck)
-    engine = make_engine()
+    engine = make_engine(is_traced=True)
     assert engine.runner.n_graphs is None and "of tiny-llama are not traced: its logits differ" in caplog.text
     check_answers(zoo, engine, seen_logits, ["plain", "lora"])
 
