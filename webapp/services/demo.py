@@ -9,7 +9,9 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.db import transaction
 
+from ml.errors import ColdframeError
 from webapp.context import DEMO_PASSWORD, DEMO_USER
 from webapp.models import Collection, Dataset, DatasetVersion, Membership, Prompt, Role, Team
 from webapp.services.collections import collection_create, documents_add
@@ -79,16 +81,22 @@ def _seed_dataset(team: Team, user: Any) -> DatasetVersion:
     )
 
 
-def _train(team: Team, user: Any, version: DatasetVersion) -> list[str]:
-    """Adapters whose runs, of one or two minutes each, wait until the base model is there."""
-    trainings = json.loads((DEMO_DIR / "trainings.json").read_text(encoding="utf-8"))
-    names = [training.pop("adapter") for training in trainings]
-    for name, training in zip(names, trainings, strict=True):
-        training_submit(
-            team=team, user=user, adapter=name, dataset_version_id=version.pk,
-            given={"base": settings.BASE_MODEL, **training},
-        )  # fmt: skip
-    return names
+def _train(team: Team, user: Any, version: DatasetVersion) -> str:
+    """Runs of one or two minutes each, which wait until the starter model is there; no other model is trained unasked.
+
+    Says what will be, or why nothing: a demo never keeps the rest from starting.
+    """
+    given = json.loads((DEMO_DIR / "trainings.json").read_text(encoding="utf-8"))
+    if given["base"] not in settings.BASE_MODELS:
+        return f"No demo adapters are trained: {given['base']} is not one of BASE_MODELS."
+    try:
+        with transaction.atomic():
+            for adapter, method in given["adapters"].items():
+                spec = {"base": given["base"], "method": method, **given["settings"]}
+                training_submit(team=team, user=user, adapter=adapter, dataset_version_id=version.pk, given=spec)
+    except ColdframeError as error:
+        return f"No demo adapters are trained: {error.message}"
+    return f"Demo adapters {' and '.join(given['adapters'])} will be trained."
 
 
 def _seed_collection(team: Team, user: Any) -> None:
@@ -115,5 +123,4 @@ def demo_seed() -> Iterator[str]:
             prompt_create(team=team, user=user, **prompt)
         yield f"{len(PROMPTS)} demo prompts were made."
     if is_new and settings.DEMO_TRAINS:
-        names = _train(team, user, version)  # last: the collection is embedded in seconds and does not wait for this
-        yield f"Demo adapters {' and '.join(names)} will be trained."
+        yield _train(team, user, version)  # last: the collection is embedded in seconds and does not wait for this
