@@ -3,8 +3,8 @@ on a CPU as traces (ml.engine.traces).
 
 A step that comes again is captured, so that a batch on its way through a size costs nothing; until then, and where
 there is nothing to capture with, it is run as it is. Guarantees: a bounded number of graphs, the ones used longest ago
-go first; those of a GPU share one memory pool; when a capture fails, the log says so once and every step is run as it
-is from then on. Belongs to the model's thread. The outputs of a replay are those of the next one as well: read them
+go first; those of a GPU share one memory pool; when a capture fails, the log says so and that kind of step (on a GPU:
+every step) is run as it is from then on. Belongs to the model's thread. The outputs of a replay are those of the next one as well: read them
 before. What a graph has read from must stay where it was, else `clear`.
 """
 
@@ -62,12 +62,14 @@ class Graphs:
         self, capture: Capture | None, *, limit: int = MOST_GRAPHS, after: int = 2, is_lasting: bool = False
     ) -> None:
         """`capture`: None runs every step as it is. `after`: how often a step comes until it is captured.
-        `is_lasting`: none makes place for another; at the limit the rest are run as they are."""
+        `is_lasting`: none makes place for another; at the limit the rest are run as they are. A capture that fails then
+        costs nothing but its own step's replays."""
         self._capture = capture
         self._limit, self.after, self._is_lasting = limit, after, is_lasting
         self._replays: OrderedDict[Hashable, Step] = OrderedDict()
         self._counts: OrderedDict[Hashable, int] = OrderedDict()
         """How often steps without a graph came."""
+        self._refused: set[Hashable] = set()
 
     def __len__(self) -> int:
         return len(self._replays)
@@ -88,6 +90,8 @@ class Graphs:
         return self._replays[key](*inputs)
 
     def _is_due(self, key: Hashable) -> bool:
+        if key in self._refused:
+            return False
         count = self._counts.pop(key, 0) + 1
         if count >= self.after and not (self._is_lasting and len(self) >= self._limit):
             return True
@@ -100,6 +104,10 @@ class Graphs:
         try:
             self._replays[key] = capture(step, inputs)
         except Exception:
+            if self._is_lasting:
+                logger.warning("a kind of step could not be captured: it is run as it is", exc_info=True)
+                self._refused.add(key)
+                return
             logger.warning("a step could not be captured: steps are run without graphs from now on", exc_info=True)
             self._capture = None
             self.clear()

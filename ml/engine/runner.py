@@ -235,10 +235,12 @@ class Runner:
         try:
             self._check(expected, self._logits_in_parts)
             self._check(expected, lambda: self._logits_in_steps(self._step))
-            self.traces.after = TRACED_AFTER
         except ValueError as error:
             logger.warning("forwards of %s are not traced: %s", self._name, error)
             self.traces = Graphs(None)
+        if len(self.traces) == 0:
+            self.traces = Graphs(None)
+        self.traces.after = TRACED_AFTER
 
     def _step(self, ids: list[int], positions: list[int]) -> Tensor:
         logits = self.forward(0, [[token] for token in ids], positions).logits

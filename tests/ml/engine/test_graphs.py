@@ -82,6 +82,15 @@ def test_when_a_capture_fails_the_log_says_so_once_and_steps_are_run_as_they_are
     assert caplog.text.count("could not be captured") == 1 and "not permitted when stream is capturing" in caplog.text
 
 
+def test_where_graphs_are_lasting_a_failed_capture_leaves_the_others(caplog):
+    """An adapter of one team whose layers cannot be traced must not make all others slow."""
+    capture = Noted(fails_at=2)
+    graphs = Graphs(capture, after=1, is_lasting=True)
+    found = [graphs.run(name, lambda: "step") for name in "abbac"]
+    assert found == ["replayed step", "step", "step", "replayed step", "replayed step"]
+    assert graphs.is_on and capture.n == 3 and caplog.text.count("could not be captured") == 1
+
+
 def test_where_there_is_nothing_to_capture_with_steps_are_run():
     graphs = Graphs(None)
     assert [graphs.run("key", lambda: "step") for _ in range(3)] == ["step"] * 3 and not graphs.is_on
