@@ -4,8 +4,8 @@ on a CPU as traces (ml.engine.traces).
 A step that comes again is captured, so that a batch on its way through a size costs nothing; until then, and where
 there is nothing to capture with, it is run as it is. Guarantees: a bounded number of graphs, the ones used longest ago
 go first; those of a GPU share one memory pool; when a capture fails, the log says so and that kind of step (on a GPU:
-every step) is run as it is from then on. Belongs to the model's thread. The outputs of a replay are those of the next one as well: read them
-before. What a graph has read from must stay where it was, else `clear`.
+every step) is run as it is from then on. Belongs to the model's thread. The outputs of a replay are those of the next
+one as well: read them before. What a graph has read from must stay where it was, else `clear`.
 """
 
 from __future__ import annotations
